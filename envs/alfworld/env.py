@@ -1,0 +1,140 @@
+"""ALFWorld as a Gymnasium environment: text in, text out."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+from gymnasium.utils import EzPickle
+
+from envs.alfworld.engine import Engine
+from envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
+from envs.alfworld.sources import Games, load_game, open_games
+from envs.alfworld.stock import StockEngine
+from envs.alfworld.texts import DIALECTS
+from envs.spaces import FreeText
+
+BACKENDS = ("native", "textworld")
+
+
+class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
+    """One household task per episode, in the words of the stock engine.
+
+    Observations and actions are text. An action that is no admissible command (outer blanks aside) is answered with
+    "Nothing happens." and costs a step. The reward of a step is 1.0 while the goal holds after it, else 0.0, and
+    `terminated` says the same; stepping on plays on. `gymnasium.make` adds the benchmark's limit of 50 steps.
+
+    Tasks are numbered 0 to `num_tasks` - 1: `reset(options={"task": i})` plays task i, a game's name works as well, and
+    `reset(seed=s)` draws one.
+    info: `admissible_actions` (sorted), `success`, `score`, `category` (the task type), `anchor` (equal for equal
+    states of a game), `task` (the game's path below json_2.1.1; at reset), `is_valid_action` (was admissible; at
+    steps), and `expert_action` where an expert is asked for.
+
+        env = gymnasium.make("agentrl/ALFWorld-v0", split="valid_unseen", data="generated")
+        observation, info = env.reset(options={"task": 0})
+        observation, reward, terminated, truncated, info = env.step("go to drawer 1")
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - declared so by the base class
+
+    def __init__(
+        self,
+        split: str = "train",
+        *,
+        data: str | os.PathLike[str] | None = None,
+        grammar: str = "move",
+        expert: str | None = None,
+        task_types: str | int | Sequence[str | int] | None = None,
+        backend: str = "native",
+        room_size: str | None = None,
+        num_games: int | None = None,
+        data_seed: int | None = None,
+    ) -> None:
+        """Open the games of a split; see `envs.alfworld.sources.open_games` for the data options.
+
+        `grammar` is "move" (current) or "put" (data before 2.1.2); `expert` is None, "exploring" ("default") or
+        "walkthrough"; `backend` is "native" or "textworld" (the stock engine, needs the extra "alfworld").
+        """
+        options = {"room_size": room_size, "num_games": num_games, "data_seed": data_seed}
+        EzPickle.__init__(
+            self, split, data=data, grammar=grammar, expert=expert, task_types=task_types, backend=backend, **options
+        )
+        if grammar not in DIALECTS:
+            raise ValueError(f"grammar must be one of {', '.join(DIALECTS)}, got {grammar!r}.")
+        if expert not in (None, "default", *EXPERTS):
+            raise ValueError(f"expert must be None, 'default' or one of {', '.join(EXPERTS)}, got {expert!r}.")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        self.split, self._grammar, self._expert_name = split, grammar, expert
+        self._games: Games = open_games(
+            split,
+            data=data,
+            grammar=grammar,
+            task_types=task_types,
+            room_size=room_size,
+            num_games=num_games,
+            data_seed=data_seed,
+        )
+        self._stock = StockEngine() if backend == "textworld" else None
+        self._engine: Engine | StockEngine | None = None
+        self._expert: Expert | None = None
+        self.observation_space = FreeText()
+        self.action_space = FreeText()
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of games in the split."""
+        return len(self._games)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Start task `options["task"]` (a number or a name), or one drawn from the environment's generator."""
+        super().reset(seed=seed)
+        index = (options or {}).get("task")
+        if index is None:
+            index = int(self.np_random.integers(self.num_tasks))
+        if isinstance(index, str):
+            index = self._games.find(index)
+        if not 0 <= index < self.num_tasks:
+            raise ValueError(
+                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {index}."
+            )
+        game = load_game(self._games, index, self._grammar)
+        if self._stock is not None:
+            self._stock.load(game, self._games.content(index))
+        self._engine = self._stock or Engine(game)
+        observation = self._engine.reset()
+        self._expert = self._make_expert(observation)
+        return observation, self._info() | {"task": self._engine.game.name}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Send one command to the game."""
+        engine = self._engine
+        if engine is None:
+            raise gymnasium.error.ResetNeeded("reset must be called before step.")
+        is_valid = action.strip() in engine.admissible
+        observation = engine.step(action)
+        if self._expert is not None:
+            self._expert.observe(action, observation)
+        return observation, float(engine.won), engine.won, False, self._info() | {"is_valid_action": is_valid}
+
+    def _make_expert(self, observation: str) -> Expert | None:
+        assert self._engine is not None
+        if self._expert_name is None:
+            return None
+        if self._expert_name == "walkthrough":
+            return WalkthroughExpert(self._engine if isinstance(self._engine, Engine) else self._engine.native)
+        return ExploringExpert(observation, grammar=self._grammar)
+
+    def _info(self) -> dict[str, Any]:
+        engine = self._engine
+        assert engine is not None
+        info = {
+            "admissible_actions": engine.admissible.copy(),
+            "success": engine.won,
+            "score": float(engine.won),
+            "category": engine.game.category,
+            "anchor": engine.anchor,
+        }
+        if self._expert is not None:
+            info["expert_action"] = self._expert.act()
+        return info

@@ -1,0 +1,166 @@
+"""How other frameworks let a model play ALFWorld.
+
+`conversation` needs nothing from here: the environment's own texts in one growing chat. `VerlAgentWindow` is the
+protocol of verl-agent, with which the GiGPO numbers were made: a fresh prompt for every step.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+
+_ACTION_START, _ACTION_END = "<action>", "</action>"
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_FALLBACK_CHARACTERS = 30
+
+_ROLE = "You are an expert agent that carries out household tasks in the ALFRED embodied environment."
+_FIRST = "{role}\nYour current observation is: {observation}\n{actions}\n{instruction}"
+_LATER = (
+    "{role} Your task is to: {task}\n"
+    "You have already taken {num_steps} step(s). The last {num_shown} observation(s) with the action taken on each:\n"
+    "{history}\n"
+    "You are now at step {step} and your current observation is: {observation}\n{actions}\n{instruction}"
+)
+_ACTIONS = "The admissible actions of the current situation are: [{}]."
+_INSTRUCTION = (
+    "\nIt is your turn to act. First reason step by step about the situation, enclosed in <think> </think> tags. "
+    "Then choose one admissible action for this step and give it enclosed in <action> </action> tags."
+)
+
+
+def project(answer: str) -> tuple[str, bool]:
+    """The command in a model's answer and whether the answer is well formed, as verl-agent decides it.
+
+    The answer is lower-cased; the command is what stands between the first <action> and the first </action>. Where one
+    of them is missing, the last 30 characters are sent. Well formed are answers with both action tags, both think tags
+    (in lower case) and no Chinese character; whether the command is admissible does not matter.
+    Source: verl-agent, ALFWorld projection.
+
+    >>> project("<think>it is closed</think><action>Open Fridge 1</action>")
+    ('open fridge 1', True)
+    >>> project("open fridge 1")
+    ('open fridge 1', False)
+    """
+    lowered = answer.lower()
+    start, end = lowered.find(_ACTION_START), lowered.find(_ACTION_END)
+    if start < 0 or end < 0:
+        return lowered[-_FALLBACK_CHARACTERS:], False
+    command = lowered[start + len(_ACTION_START) : end].strip()
+    return command, "<think>" in answer and "</think>" in answer and not _CHINESE.search(answer)
+
+
+def list_actions(admissible: Sequence[str]) -> str:
+    """The admissible commands as verl-agent shows them: quoted, one a line, without `help`.
+
+    >>> print(list_actions(["help", "inventory", "look"]))
+    'inventory'
+     'look'
+    """
+    return "\n ".join(f"'{command}'" for command in admissible if command != "help")
+
+
+class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
+    """Every observation is a complete prompt: role, task, last steps, observation, admissible commands, instruction.
+
+    For a context that shows the model the current observation only. The reward is `success_reward` times the game's.
+    `is_valid_action` says whether the answer was well formed; verl-agent subtracts 0.1 where it was not, which is left
+    to the learner. `anchor` becomes the raw observation, as verl-agent groups steps. The structure of the prompts is
+    verl-agent's, the wording is our own.
+
+    Args:
+        env: ALFWorld.
+        history_length: how many past steps a prompt shows.
+        lists_admissible: whether prompts list the admissible commands.
+        needs_admissible: whether an answer must also name an admissible command to be valid.
+        success_reward: factor on the game's reward of 1.
+    """
+
+    config_defaults: ClassVar[dict[str, Any]] = {
+        "rollout.context": "window",
+        "rollout.window_turns": 0,
+        "rollout.max_turns": 50,
+        "rollout.max_new_tokens": 512,
+        "rollout.max_context_tokens": 2560,
+        "advantage.invalid_action_penalty": 0.1,
+    }
+    """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
+
+    def __init__(
+        self,
+        env: gymnasium.Env[str, str],
+        *,
+        history_length: int = 2,
+        lists_admissible: bool = True,
+        needs_admissible: bool = False,
+        success_reward: float = 10.0,
+    ) -> None:
+        super().__init__(env)
+        if history_length < 0:
+            raise ValueError(f"history_length must be >= 0, got {history_length}.")
+        self.history_length, self.lists_admissible = history_length, lists_admissible
+        self.needs_admissible, self.success_reward = needs_admissible, success_reward
+        self._task = self._observation = ""
+        self._steps: list[tuple[str, str]] = []  # (observation, command) of every step taken
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """The first prompt."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._task = observation.partition("Your task is to: ")[2]
+        self._observation, self._steps = observation, []
+        return self._prompt(info), info | {"anchor": observation}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Send the command in the answer; returns the next prompt."""
+        command, is_valid = project(action)
+        self._steps.append((self._observation, command))
+        observation, reward, terminated, truncated, info = self.env.step(command)
+        self._observation = observation
+        if self.needs_admissible:
+            is_valid = is_valid and info["is_valid_action"]
+        reward = self.success_reward * float(reward)
+        info = info | {"is_valid_action": is_valid, "anchor": observation}
+        return self._prompt(info), reward, terminated, truncated, info
+
+    def _prompt(self, info: dict[str, Any]) -> str:
+        num_steps = len(self._steps)
+        shown = list(enumerate(self._steps, 1))[max(0, num_steps - self.history_length) :]
+        return (_LATER if num_steps else _FIRST).format(
+            role=_ROLE,
+            task=self._task,
+            num_steps=num_steps,
+            num_shown=len(shown),
+            history="\n".join(f"[Observation {k}: '{seen}', Action {k}: '{done}']" for k, (seen, done) in shown),
+            step=num_steps + 1,
+            observation=self._observation,
+            actions=_ACTIONS.format(list_actions(info["admissible_actions"])) if self.lists_admissible else "",
+            instruction=_INSTRUCTION,
+        )
+
+
+def drawn_tasks(num_tasks: int, *, num_draws: int = 128, seed: int = 0, evaluation: int = 0) -> list[int]:
+    """Task indices of an evaluation in verl-agent's manner, for comparison with published numbers.
+
+    Each of `num_draws` workers shuffles all games by its own seed, `seed` + 1000 + i, and plays the next one in every
+    evaluation: the games are drawn independently, some of them twice and two in five never. An exact evaluation
+    plays every task once instead. Games count in sorted order here, in the file system's order there.
+
+    >>> len(drawn_tasks(140)), max(drawn_tasks(140)) < 140
+    (128, True)
+    """
+    if num_tasks < 1:
+        raise ValueError(f"num_tasks must be >= 1, got {num_tasks}.")
+    return [
+        next(islice(_shuffled_for_ever(num_tasks, seed + 1000 + worker), evaluation, None))
+        for worker in range(num_draws)
+    ]
+
+
+def _shuffled_for_ever(num_tasks: int, seed: int) -> Iterator[int]:
+    """All tasks in random order, then again in another one; the random numbers are those of TextWorld's pool."""
+    generator, order = np.random.RandomState(seed), list(range(num_tasks))
+    while True:
+        generator.shuffle(order)
+        yield from order

@@ -1,0 +1,280 @@
+"""From a response to its answer: extraction, normalisation, and exact comparison of plain numbers.
+
+Pure text work, linear in bounded pieces, safe on any input; nothing here needs math-verify.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+ANSWER_FORMATS = ("boxed", "hashes", "answer", "tags", "plain")
+
+_MAX_BOXES = 16  # closed or not, looked at from the end
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s{0,20}")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[\s$,;]*")
+_ANSWER_LINE = re.compile(r"(?i)answer\s{0,5}:[ \t]{0,20}([^\n]*)")
+
+
+class AnswerTooLongError(ValueError):
+    """The answer of a response is longer than any sensible answer; it is counted as wrong, unread."""
+
+
+def extract_answers(text: str, *, answer_format: str = "boxed", max_chars: int = 2000) -> list[str]:
+    """Candidate answers of a response, the preferred one first; empty where there is none.
+
+    Formats: `boxed` takes the last closed `\\boxed{...}` (or `\\fbox{...}`); boxes joined to it by nothing but commas,
+    "and" or "or" give a second candidate, the list of all of them. `hashes` takes what follows the last `####` of a
+    line (GSM8K), `answer` what follows the last `Answer:` (DAPO), `tags` what stands in the last <answer></answer>,
+    `plain` the whole text.
+
+        >>> extract_answers(r"first \\boxed{3}, so the roots are \\boxed{1} and \\boxed{2}")
+        ['2', '1, 2']
+
+    Raises `AnswerTooLongError` when the answer exceeds `max_chars`.
+    """
+    if answer_format == "boxed":
+        return _boxed_answers(text, max_chars)
+    if answer_format == "hashes":
+        found = text[mark + 4 :].lstrip(" \t").partition("\n")[0] if (mark := text.rfind("####")) >= 0 else ""
+    elif answer_format == "answer":
+        found = match.group(1) if (match := _last(_ANSWER_LINE, text, max_chars)) else ""
+    elif answer_format == "tags":
+        start, end = text.rfind("<answer>"), text.rfind("</answer>")
+        found = text[start + 8 : end] if 0 <= start < end else ""
+    elif answer_format == "plain":
+        found = text
+    else:
+        raise ValueError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {answer_format!r}.")
+    found = found.strip()
+    if len(found) > max_chars:
+        raise AnswerTooLongError
+    return [found] if found else []
+
+
+def _last(pattern: re.Pattern[str], text: str, max_chars: int) -> re.Match[str] | None:
+    matches = list(pattern.finditer(text, max(0, len(text) - 4 * max_chars)))
+    return matches[-1] if matches else None
+
+
+def _boxed_answers(text: str, max_chars: int) -> list[str]:
+    boxes = _last_boxes(text, max_chars)
+    if not boxes:
+        return []
+    chain = [boxes[0]]
+    for box in boxes[1:]:
+        gap = text[box[1] : chain[-1][0]]
+        if len(gap) > 40 or not _BETWEEN_BOXES.fullmatch(gap):
+            break
+        chain.append(box)
+    answers = [content for _, _, content in chain]
+    return answers[:1] if len(answers) == 1 else [answers[0], ", ".join(reversed(answers))]
+
+
+def _last_boxes(text: str, max_chars: int) -> list[tuple[int, int, str]]:
+    """(start, end, content) of closed, non-empty boxes from the end; the innermost of nested ones, no unclosed ones."""
+    found: list[tuple[int, int, str]] = []
+    end = len(text)
+    for _ in range(_MAX_BOXES):
+        start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
+        if start < 0:
+            break
+        end = start
+        match = _BOX.match(text, start)
+        span = _box_span(text, match.end(), max_chars) if match else None
+        if span is None:
+            continue
+        first, last = span
+        if last < 0 and not found:  # what comes last is too long to read: an earlier box is not the answer
+            raise AnswerTooLongError
+        encloses_later = bool(found) and last > found[-1][0]
+        if last > first and not encloses_later and (content := text[first:last].strip()):
+            found.append((start, last + 1, content))
+    return found
+
+
+def _box_span(text: str, position: int, max_chars: int) -> tuple[int, int] | None:
+    """Span of the box content that starts at `position`; (start, -1) when longer than allowed, None when unclosed."""
+    if text[position : position + 1] != "{":  # `\boxed 5$`: TeX's argument without braces, as MATH writes it
+        stop = re.compile(r"[$\n]").search(text, position, position + max_chars)
+        return (position, stop.start() if stop else min(len(text), position + max_chars))
+    depth, limit = 0, position + max_chars + 2
+    for token in _BRACE.finditer(text, position, limit):
+        depth += {"{": 1, "}": -1}.get(token.group(), 0)
+        if depth == 0:
+            return position + 1, token.start()
+    return (position + 1, -1) if len(text) > limit else None
+
+
+_UNICODE = str.maketrans(
+    {
+        "\u2212": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "∗": "*",
+        "⁄": "/", "∕": "/", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ",
+        "β": r"\beta ", "λ": r"\lambda ", "°": r"^\circ ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^2", "³": "^3", "％": "%", "，": ", ",
+    }
+)  # fmt: skip
+_TEXT = r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf)\s*"
+_REWRITES: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
+    (re.compile(pattern, re.DOTALL), replacement)
+    for pattern, replacement in (
+        (r"√\s*\(([^()]*)\)|√\s*([0-9]+|[a-zA-Z])", r"\\sqrt{\1\2}"),
+        (r"(?<!\\)\$", ""),  # dollars of math mode; `\$` is money
+        (r"^\s*\\[(\[](.*)\\[)\]]\s*$", r"\1"),
+        (r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))", ","),
+        (r"(?<=[0-9])\\[,!;: ](?=[0-9]{3}(?![0-9]))", ""),
+        (r"\\!", ""),
+        (r"(?<!\\)\\[,;: ]|\\quad|\\qquad|\\displaystyle|~", " "),
+        (r"\\text\{\.\}", ""),
+        (r"\\varnothing", r"\\emptyset"),
+        (r"\s+", " "),
+        (r"^(?:\s|=|\\approx|\\sim)+|(?:(?<!\\right)\.|[,;:\s]|\\\\)+$", ""),
+        (r"^([0-9]{1,3})((?: [0-9]{3})+)$", lambda m: m[1] + m[2].replace(" ", "")),
+        (r"(?<=[0-9])\.(?=/)", ""),  # `1./3`
+        (rf"^{_TEXT}\{{[^{{}}]*[A-Za-z][^{{}}]*\}}[\s:]*(?=-?[0-9.]+$)", ""),  # `\text{The answer is } 5`
+        (rf"^{_TEXT}\{{\s*\(?(-?[0-9][0-9.,/]*)\)?\s*\}}$", r"\1"),  # `\textbf{(051)}`
+        (rf"^{_TEXT}\{{\s*(-?[0-9][0-9.,/]*\s[^{{}}]*)\}}$", r"\1"),  # `\text{6 cm}`
+        (r"^\\\{\s*([a-z])\s*(?:\\mid|:|\|)(.*\1.*)\\\}$", r"\2"),  # {x | x > 2}, which is its condition
+        (r"(?<![0-9.])([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]+)\}", lambda m: _repeating_decimal(m[1], m[2], m[3])),
+        (r"(?<![A-Za-z0-9._\\])([0-9]+(?:\.[0-9]+)?)[eE]([+-]?[0-9]{1,3})(?![A-Za-z0-9._])",
+         lambda m: rf"{m[1]} \times 10^{{{int(m[2])}}}"),
+    )
+)  # fmt: skip
+_WORDS_AFTER_NUMBER = re.compile(r"(-?[0-9][0-9.,]*) [A-Za-z]{3,}(?: [A-Za-z]+)*")
+_NOT_UNITS = {"and", "or", "mod", "sin", "cos", "tan", "log", "exp", "sqrt", "inf", "infty", "infinity", "percent",
+              "percentage", "choose", "times"}  # fmt: skip
+
+
+@lru_cache(maxsize=1 << 16)
+def normalise(answer: str) -> str:
+    """One spelling for what differs in writing only, in LaTeX that math-verify reads.
+
+    Dollar signs of math mode, spaces, sentence ends, Unicode signs, `1e3` for `1 \\times 10^{3}`, repeating decimals,
+    words after a number and text before one. Applied to gold answers and predictions alike.
+
+        >>> normalise("$ 4.5e33 $.")
+        '4.5 \\\\times 10^{33}'
+        >>> normalise("1\\\\,000 apples")
+        '1000'
+    """
+    answer = answer.translate(_UNICODE)
+    for pattern, replacement in _REWRITES:
+        answer = pattern.sub(replacement, answer)
+    words = _WORDS_AFTER_NUMBER.fullmatch(answer)
+    if words and _NOT_UNITS.isdisjoint(answer.lower().split()):
+        answer = words.group(1)
+    return answer.strip()
+
+
+def _repeating_decimal(whole: str, fixed: str, repeated: str) -> str:
+    """The fraction of 0.1\\overline{6}, as LaTeX."""
+    scale = 10 ** len(fixed)
+    period = 10 ** len(repeated) - 1
+    value = Fraction(int(whole + fixed or "0") * period + int(repeated), scale * period)
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Numeral:
+    """A number as written.
+
+    Attributes:
+        value: the exact value, a percent sign left aside.
+        exact: an integer or a fraction; False for decimals, which are rounded by nature.
+        scientific: written with a power of ten.
+        percent: followed by a percent sign.
+    """
+
+    value: Fraction
+    exact: bool
+    scientific: bool = False
+    percent: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is an integer, decimal or fraction and nothing else: the forms math-verify reads likewise."""
+        return not (self.scientific or self.percent)
+
+
+_INTEGER = r"[0-9]{1,40}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,8}"
+_DECIMAL = r"(?:[0-9]{1,12}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,3})?\.[0-9]{1,12}"
+_NUMERAL = re.compile(
+    rf"(?P<sign>[+-]?)\s*(?:\\\$\s*)?(?:"
+    rf"(?P<decimal>{_DECIMAL})|(?P<integer>{_INTEGER})|"
+    r"(?P<slash>[0-9]{1,20}\s*/\s*[0-9]{1,20})|"
+    r"\\[dtc]?frac\s*(?:\{\s*(?P<top>-?[0-9]{1,20})\s*\}\s*\{\s*(?P<bottom>[0-9]{1,20})\s*\}|(?P<digits>[0-9]{2}))"
+    r")(?P<percent>\s*\\?%)?"
+)
+_POWER_OF_TEN = re.compile(
+    rf"(?:(?P<mantissa>[+-]?(?:{_DECIMAL}|{_INTEGER}))\s*(?:\\times|\\cdot|\*|x)\s*|(?P<sign>[+-]?))"
+    r"10\s*\^\s*(?:\{\s*(?P<braced>[+-]?[0-9]{1,3})\s*\}|(?P<bare>[+-]?[0-9]{1,3}))"
+)
+
+
+@lru_cache(maxsize=1 << 16)
+def parse_numeral(answer: str) -> Numeral | None:
+    """The number that a normalised answer is, or None.
+
+    >>> parse_numeral(r"-\\frac{1}{2}").value
+    Fraction(-1, 2)
+    >>> parse_numeral("1,000") == parse_numeral("1000")
+    True
+    """
+    if match := _NUMERAL.fullmatch(answer):
+        return _numeral(match)
+    if match := _POWER_OF_TEN.fullmatch(answer):
+        mantissa = (match["mantissa"] or match["sign"] + "1").replace(",", "")
+        power = Fraction(10) ** int(match["braced"] or match["bare"])
+        return Numeral(Fraction(mantissa) * power, exact="." not in mantissa, scientific=True)
+    return None
+
+
+def _numeral(match: re.Match[str]) -> Numeral | None:
+    written = match["decimal"] or match["integer"]
+    if written:
+        value = Fraction(written.replace(",", ""))
+    else:
+        top, bottom = match["top"], match["bottom"]
+        if match["slash"]:
+            top, bottom = match["slash"].split("/")
+        elif match["digits"]:
+            top, bottom = match["digits"][0], match["digits"][1]
+        if int(bottom) == 0 or (match["sign"] and int(top) < 0):
+            return None
+        value = Fraction(int(top), int(bottom))
+    value = -value if match["sign"] == "-" else value
+    return Numeral(value, exact=match["decimal"] is None, percent=match["percent"] is not None)
+
+
+def numerals_equal(gold: Numeral, prediction: Numeral, *, tolerance: float | None = None) -> bool | None:
+    """Whether two numbers are the same answer; None where math-verify's rounding to six decimals has to decide.
+
+    Integers and fractions are compared exactly. Decimals further apart than 1e-6 differ. A power of ten makes the
+    comparison relative (1e-6). 50 % is accepted for 50 and for 0.5. `tolerance` is an absolute one, in the gold's unit.
+    """
+    pairs = [(gold.value, prediction.value)]
+    if gold.percent and not prediction.percent:
+        pairs.append((gold.value / 100, prediction.value))
+    elif prediction.percent and not gold.percent:
+        pairs.append((gold.value, prediction.value / 100))
+    gaps = [abs(a - b) for a, b in pairs]
+    if 0 in gaps or (tolerance is not None and min(gaps) <= Fraction(tolerance) * (1 + Fraction(1, 10**9))):
+        return True
+    if gold.exact and prediction.exact:
+        return False
+    if gold.scientific or prediction.scientific:
+        return any(gap <= max(abs(a), abs(b)) / 10**6 for gap, (a, b) in zip(gaps, pairs, strict=True))
+    return False if min(gaps) > Fraction(1, 10**6) else None
+
+
+def canonical(answer: str) -> str:
+    """One spelling for all writings of one number, the normalised text otherwise: the key of a majority vote."""
+    normalised = normalise(answer)
+    number = parse_numeral(normalised)
+    if number is None:
+        return normalised
+    return f"{number.value}%" if number.percent else str(number.value)

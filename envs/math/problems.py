@@ -1,0 +1,296 @@
+"""Problem files of any published format to one row: id, problem, answer, source, metadata.
+
+A row without a usable gold answer is dropped and counted; a file that does not hold questions and answers is an error.
+"""
+
+import bz2
+import gzip
+import json
+import logging
+import lzma
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from envs.errors import DataError, MissingExtraError
+from envs.math.answers import extract_answers
+
+# Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
+# .parquet, or one of these compressed (.xz, .gz, .bz2).
+NAMED_DATA: dict[str, dict[str, str]] = {
+    "math500": {"test": "math500"},
+    "aime24": {"test": "aime24"},
+    "aime25": {"test": "aime25"},
+    "amc23": {"test": "amc23"},
+    "minerva": {"test": "minerva"},
+    "olympiadbench": {"test": "olympiadbench"},
+    "gsm8k": {"train": "gsm8k_train", "test": "gsm8k_test"},
+    "svamp": {"test": "svamp"},
+    "math": {"train": "math_train", "test": "math500"},
+    "aime_1983_2023": {"train": "aime_1983_2023"},
+}
+_INTEGER_ANSWERS = frozenset({"aime24", "aime25", "amc23", "svamp", "aime_1983_2023"})
+_PACKED = ("", ".xz", ".gz", ".bz2")
+_ENDINGS = (*(f".jsonl{packed}" for packed in _PACKED), *(f".json{packed}" for packed in _PACKED), ".parquet")
+_OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
+
+_QUESTION_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "query")
+_CONTEXT_COLUMNS = ("context", "Body")
+_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "expected_answer", "ground_truth", "gold", "target")
+_SOLUTION_COLUMNS = ("solution", "Solution")
+_ID_COLUMNS = ("unique_id", "id", "ID", "idx")
+_SUBJECT_COLUMNS = ("subject", "type", "subfield", "Type")
+_LEVEL_COLUMNS = ("level", "difficulty")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One problem.
+
+    Attributes:
+        id: unique within its file.
+        problem: the text put to the model.
+        answer: the gold answer, LaTeX without a box.
+        source: name of the benchmark, or of the file.
+        metadata: `subject` and `level` where the file tells them.
+        tolerance: absolute error that the benchmark allows (OlympiadBench), if any.
+    """
+
+    id: str
+    problem: str
+    answer: str
+    source: str
+    metadata: dict[str, str | int | float] = field(default_factory=dict)
+    tolerance: float | None = None
+
+
+class ProblemSet(NamedTuple):
+    """The problems of a file, and how many rows were dropped for which reason."""
+
+    problems: tuple[Problem, ...]
+    dropped: Counter[str]
+
+
+@lru_cache(maxsize=32)
+def load_problems(
+    data: str,
+    *,
+    split: str = "test",
+    data_dir: str | None = None,
+    question_column: str | None = None,
+    answer_column: str | None = None,
+) -> ProblemSet:
+    """The problems of a named data set or of a file; read once per process.
+
+    Args:
+        data: a name of `NAMED_DATA`, or a path to a JSON-lines, JSON or Parquet file (`.xz`, `.gz`, `.bz2` unpacked).
+        split: `train` or `test`, for named data sets.
+        data_dir: folder of the named files; default: the environment variable `MATH_DATA`.
+        question_column: column of the question; default: the first usual name that the file has.
+        answer_column: column of the gold answer; default: likewise, else the last box of the column `solution`.
+
+    Raises:
+        DataError: the file is missing, damaged, empty, or has no such columns.
+    """
+    path = find_file(data, split=split, data_dir=data_dir)
+    source = data if data in NAMED_DATA else _stem(path)
+    reader = _RowReader(path, source, question_column, answer_column)
+    problems, dropped = [], Counter[str]()
+    for number, row in enumerate(read_rows(path), start=1):
+        problem = reader.read(row, number)
+        if isinstance(problem, Problem):
+            problems.append(problem)
+        else:
+            dropped[problem] += 1
+    if not problems:
+        raise DataError(f"{path} holds no problem with a gold answer (dropped: {dict(dropped) or 'nothing'}).")
+    if dropped:
+        log.warning("%s: %d of %d rows dropped: %s", path, dropped.total(), number, dict(dropped))
+    return ProblemSet(tuple(problems), dropped)
+
+
+def find_file(data: str, *, split: str, data_dir: str | None) -> Path:
+    """Path of a named data set's file, or of `data` itself."""
+    if data not in NAMED_DATA:
+        path = Path(data).expanduser()
+        if path.is_file():
+            return path
+        raise DataError(
+            f"There is no file {data!r}, and no data set of that name. Names: {', '.join(NAMED_DATA)}, curriculum."
+        )
+    splits = NAMED_DATA[data]
+    if split not in splits:
+        raise DataError(f"The data set {data!r} has no {split!r} split; it has: {', '.join(splits)}.")
+    folder = data_dir or os.environ.get("MATH_DATA")
+    if not folder:
+        raise DataError(f"Set data_dir or MATH_DATA to the folder that holds {splits[split]}.jsonl (for {data!r}).")
+    for ending in _ENDINGS:
+        if (path := Path(folder).expanduser() / (splits[split] + ending)).is_file():
+            return path
+    raise DataError(
+        f"Expected {splits[split]}.jsonl (or .json, .parquet; packed) for {data!r} in {folder}, found none."
+    )
+
+
+def available_data(split: str, *, data_dir: str | None) -> list[str]:
+    """Named data sets whose file of a split is in the data folder."""
+    folder = data_dir or os.environ.get("MATH_DATA")
+    if not folder or not Path(folder).expanduser().is_dir():
+        return []
+    files = {name: splits[split] for name, splits in NAMED_DATA.items() if split in splits}
+    return [n for n, file in files.items() if any((Path(folder).expanduser() / (file + e)).is_file() for e in _ENDINGS)]
+
+
+def read_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines, JSON (a list) or Parquet file, in order."""
+    kind, opener = path.suffix, open
+    if kind in _OPENERS:
+        kind, opener = Path(path.stem).suffix, _OPENERS[kind]
+    if kind == ".parquet":
+        yield from _read_parquet(path)
+        return
+    if kind not in (".json", ".jsonl"):
+        raise DataError(f"{path} should end in one of {', '.join(_ENDINGS)}.")
+    try:
+        with opener(path, "rt", encoding="utf-8") as lines:
+            if kind == ".json":
+                yield from json.load(lines)
+                return
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _json_row(line, path, number)
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+        raise DataError(f"{path} cannot be read as {kind[1:]}: {error}.") from error
+
+
+def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r} ({error}).") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}.")
+    return row
+
+
+def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError as error:
+        raise MissingExtraError("pyarrow", "math", "reading Parquet files") from error
+    try:
+        with parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches():
+                yield from batch.to_pylist()
+    except (OSError, ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
+
+
+class _RowReader:
+    """Turns rows of one file into problems."""
+
+    def __init__(self, path: Path, source: str, question_column: str | None, answer_column: str | None) -> None:
+        self.path, self.source = path, source
+        self.question_columns = (question_column,) if question_column else _QUESTION_COLUMNS
+        self.answer_columns = (answer_column,) if answer_column else _ANSWER_COLUMNS
+        self.may_use_solution = answer_column is None
+
+    def read(self, row: dict[str, Any], number: int) -> Problem | str:
+        """The problem of row `number` (from 1), or why it has to be dropped."""
+        problem = self._question(row, number)
+        try:
+            answer = self._answer(row)
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{self.path}, row {number}: {error}.") from error
+        level = _level(_first(row, _LEVEL_COLUMNS))
+        if not problem:
+            return "no question"
+        if not answer:
+            return "no gold answer"
+        if level == 0:
+            return "difficulty 0"
+        named = {"subject": _first(row, _SUBJECT_COLUMNS), "level": level}
+        metadata = {key: value for key, value in named.items() if isinstance(value, str | int | float)}
+        name = _first(row, _ID_COLUMNS)
+        return Problem(
+            str(number - 1) if name is None else str(name), problem, answer, self.source, metadata, _tolerance(row)
+        )
+
+    def _question(self, row: dict[str, Any], number: int) -> str:
+        column = next((c for c in self.question_columns if c in row), None)
+        if column is None:
+            raise DataError(
+                f"{self.path}, row {number}: expected a column {' or '.join(self.question_columns)}, "
+                f"got {', '.join(map(str, row))}. Name it by question_column."
+            )
+        question = row[column]
+        if isinstance(question, list) and question and isinstance(question[-1], dict):  # chat messages: the user's last
+            question = question[-1].get("content")
+        parts = [_first(row, _CONTEXT_COLUMNS), question]
+        return "\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
+
+    def _answer(self, row: dict[str, Any]) -> str:
+        column = next((c for c in self.answer_columns if c in row), None)
+        if column is not None:
+            answer = answer_text(row[column])
+        elif isinstance(row.get("reward_model"), dict):  # verl's format, as DAPO-Math-17k is published
+            answer = answer_text(row["reward_model"].get("ground_truth"))
+        elif self.may_use_solution and (solution := _first(row, _SOLUTION_COLUMNS)):
+            answer = next(iter(extract_answers(solution)), "")
+        else:
+            raise ValueError(f"expected a column {' or '.join(self.answer_columns)}; name it by answer_column")
+        if "####" in answer:  # GSM8K: the rationale, then the number
+            answer = answer.rpartition("####")[2].strip().replace(",", "")
+        return _integer(answer) if answer and self.source in _INTEGER_ANSWERS else answer
+
+
+def answer_text(value: Any) -> str:
+    """A gold answer as text, without loss: `27.0` is `27`, a list is joined by commas, None and NaN are empty.
+
+    Raises `TypeError` for what is no answer (booleans, objects).
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return ""
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):
+        raise TypeError(f"expected an answer as text or number, got {type(value).__name__} {str(value)[:40]!r}")
+    if isinstance(value, list | tuple):
+        return ", ".join(filter(None, map(answer_text, value)))
+    return str(int(value)) if value == int(value) else repr(value)
+
+
+def _integer(answer: str) -> str:
+    if match := re.fullmatch(r"([+-]?[0-9][0-9,]*)(?:\.0*)?", answer):
+        return str(int(match.group(1).replace(",", "")))
+    raise ValueError(f"expected an integer as the answer, got {answer!r}")
+
+
+def _level(value: Any) -> int | float | str | None:
+    if isinstance(value, str):
+        digits = re.fullmatch(r"(?:Level )?([0-9]+)", value)
+        return int(digits.group(1)) if digits else value
+    return int(value) if isinstance(value, float) and value == int(value) else value
+
+
+def _tolerance(row: dict[str, Any]) -> float | None:
+    try:
+        return float(row["error"]) if row.get("error") else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _first(row: dict[str, Any], columns: Sequence[str]) -> Any:
+    return next((row[c] for c in columns if row.get(c) is not None), None)
+
+
+def _stem(path: Path) -> str:
+    return path.name.split(".")[0]

@@ -1,0 +1,231 @@
+"""Question sets from local files in their published formats.
+
+| data set | formats read |
+|---|---|
+| hotpotqa, 2wikimultihopqa | official JSON list; Hugging Face rows as JSON lines |
+| musique | official JSON lines (aliases and supporting paragraphs kept) |
+| bamboogle | CSV `Question,Answer`; JSON lines |
+| nq | NQ-open JSON lines; DPR's TSV `question<TAB>['answer', ...]` |
+| triviaqa | official JSON `{"Data": [...]}`; DPR's TSV; Hugging Face rows |
+| popqa | TSV with `possible_answers`; JSON lines |
+| any | FlashRAG (`golden_answers`) and Search-R1 (`reward_model.ground_truth.target`) rows as JSON lines |
+
+Files may be compressed (.gz, .bz2, .xz). All aliases count as gold answers.
+"""
+
+import ast
+import bz2
+import csv
+import gzip
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from envs.errors import DataError
+
+# Questions in the files that published numbers are made with (Search-R1); a report says when a set is a part of it.
+PUBLISHED_SIZES = {
+    "nq": 3610,
+    "triviaqa": 11313,
+    "popqa": 14267,
+    "hotpotqa": 7405,
+    "2wikimultihopqa": 12576,
+    "musique": 2417,
+    "bamboogle": 125,
+}
+_MEMBERS = {"2wiki": "2wikimultihopqa", "2wikimqa": "2wikimultihopqa", "hotpot": "hotpotqa", "popQA": "popqa"}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    task: stable name, `dataset/id`.
+    text: the question as the file has it.
+    golden_answers: every accepted answer.
+    dataset: name of the data set.
+    kind: its type ("bridge", "comparison", ...), or "" where the file does not say.
+    supporting_titles: titles of the passages that answer it, in the order a reader finds them; empty if unknown.
+    """
+
+    task: str
+    text: str
+    golden_answers: tuple[str, ...]
+    dataset: str
+    kind: str = ""
+    supporting_titles: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """A FlashRAG row, which `load_questions` reads again."""
+        return {
+            "id": self.task.partition("/")[2],
+            "dataset": self.dataset,
+            "question": self.text,
+            "golden_answers": list(self.golden_answers),
+            "type": self.kind,
+            "supporting_titles": list(self.supporting_titles),
+        }
+
+
+def dataset_name(name: str) -> str:
+    """The one name of a data set that goes by several."""
+    return _MEMBERS.get(name, name)
+
+
+def load_questions(files: Mapping[str, str | Path], *, split: str, holdout: float = 0.0) -> tuple[Question, ...]:
+    """The questions of a split, data set by data set.
+
+    Args:
+        files: data set name -> path. `{split}` in a path stands for the split's name. A path without it is one file
+            for all splits: then training needs `holdout`, so that evaluation never meets a training question.
+        split: "train" or the name of an evaluation split.
+        holdout: share of a file without `{split}` that is kept from training; chosen by the question's text, so that
+            equal questions fall on one side.
+
+    Raises:
+        DataError: a file is missing, a row is no question, or training and evaluation would share questions.
+    """
+    if not 0 <= holdout < 1:
+        raise DataError(f"holdout must be a share from 0 to below 1, got {holdout}")
+    questions: list[Question] = []
+    for name, path in files.items():
+        has_split = "{split}" in str(path)
+        if split == "train" and not has_split and not holdout:
+            raise DataError(
+                f"questions.{name}: {path} is the same file for training and evaluation. Put {{split}} into its name "
+                "(one file per split), or set holdout = 0.1 to keep a tenth of it from training."
+            )
+        rows = _read_questions(str(path).replace("{split}", split), dataset_name(name))
+        if not has_split and holdout:
+            rows = tuple(q for q in rows if _is_held_out(q, holdout) != (split == "train"))
+        questions += rows
+    if not files:
+        raise DataError("no question file is named; give for example questions.hotpotqa = 'hotpotqa_{split}.jsonl'")
+    if not questions:
+        raise DataError(f"no questions for split {split!r} in {', '.join(map(str, files.values()))}")
+    return tuple(questions)
+
+
+def _is_held_out(question: Question, share: float) -> bool:
+    words = " ".join(question.text.lower().split())
+    return zlib.crc32(words.encode("utf-8", "replace")) % 10_000 < share * 10_000
+
+
+@lru_cache(maxsize=64)
+def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"no question file at {path} (data set {dataset}); give the path of the published file")
+    questions = []
+    for number, row in enumerate(_read_rows(file)):
+        try:
+            questions.append(_parse(row, dataset, number))
+        except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+            shown = json.dumps(row, default=str)[:160]
+            raise DataError(
+                f"{path}, row {number}: expected a question with its answer, got {shown} ({error!r}). "
+                f"Formats that are read: see envs/search_qa/questions.py."
+            ) from error
+    return tuple(questions)
+
+
+def _read_rows(file: Path) -> Iterator[Mapping[str, Any]]:
+    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    suffixes = [s for s in file.suffixes if s not in openers]
+    kind = suffixes[-1].lower() if suffixes else ""
+    with openers.get(file.suffix, open)(file, "rt", encoding="utf-8", newline="") as stream:
+        try:
+            if kind in (".tsv", ".csv"):
+                yield from _read_table(stream, "\t" if kind == ".tsv" or ".qas" in suffixes else ",")
+            elif kind == ".json":
+                content = json.load(stream)
+                yield from content["Data"] if isinstance(content, dict) else content
+            elif kind == ".jsonl":
+                yield from (json.loads(line) for line in stream if line.strip())
+            else:
+                raise DataError(f"{file}: expected .json, .jsonl, .tsv or .csv (or one of them compressed)")
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, EOFError, lzma.LZMAError, OSError) as error:
+            raise DataError(
+                f"{file} cannot be read: {error}. Is it complete, and of the format its name says?"
+            ) from error
+
+
+def _read_table(stream: Any, delimiter: str) -> Iterator[Mapping[str, Any]]:
+    csv.field_size_limit(1 << 24)
+    rows = csv.reader(stream, delimiter=delimiter)
+    first = next(rows, [])
+    if {"question", "answer", "possible_answers"} & {cell.strip().lower() for cell in first}:
+        header = first
+    else:  # DPR's files have none
+        header = ["question", "answer"]
+        yield dict(zip(header, first, strict=False))
+    for row in rows:
+        if row:
+            yield dict(zip(header, row, strict=False))
+
+
+def _parse(row: Mapping[str, Any], dataset: str, number: int) -> Question:
+    text = row["question"] if "question" in row else row["Question"]
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError("no question text")
+    answers = tuple(dict.fromkeys(a.strip() for a in _answers(row) if a.strip()))
+    if not answers:
+        raise ValueError("no answer")
+    name = dataset_name(str(row.get("dataset") or row.get("data_source") or dataset))
+    key = next((row[k] for k in ("id", "_id", "QuestionId", "question_id") if row.get(k) not in (None, "")), number)
+    kind = str(row.get("type") or "")
+    return Question(f"{name}/{key}", text, answers, name, kind, tuple(dict.fromkeys(_titles(row))))
+
+
+def _answers(row: Mapping[str, Any]) -> list[str]:
+    """All accepted answers of a row in any of the formats."""
+    if "reward_model" in row:
+        return _as_list(row["reward_model"]["ground_truth"]["target"])
+    for field in ("golden_answers", "possible_answers", "answers", "answer", "Answer"):
+        if row.get(field) not in (None, "", []):
+            found = row[field]
+            break
+    else:
+        raise KeyError("answer")
+    if isinstance(found, Mapping):  # TriviaQA, official and Hugging Face
+        lower = {key.lower(): value for key, value in found.items()}
+        aliases = [
+            *lower.get("aliases", []),
+            *(lower.get("normalizedaliases") or lower.get("normalized_aliases") or []),
+        ]
+        return [lower["value"], *aliases]
+    return [*_as_list(found), *row.get("answer_aliases", [])]
+
+
+def _as_list(found: Any) -> list[str]:
+    """Answers given as a list, as text that spells a list (TSV files), or as one string."""
+    if isinstance(found, str) and found.startswith("[") and found.endswith("]"):
+        found = _spelled_list(found) or found
+    return [str(item) for item in found] if isinstance(found, list | tuple) else [str(found)]
+
+
+def _spelled_list(text: str) -> list[Any] | None:
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(text)
+        except (ValueError, SyntaxError):
+            continue
+        return found if isinstance(found, list) else None
+    return None
+
+
+def _titles(row: Mapping[str, Any]) -> list[str]:
+    """Titles of the supporting passages."""
+    if row.get("supporting_titles"):
+        return [str(title) for title in row["supporting_titles"]]
+    facts = row.get("supporting_facts") or []
+    if isinstance(facts, Mapping):
+        return [str(title) for title in facts["title"]]
+    if facts:
+        return [str(fact[0]) for fact in facts]
+    return [str(p["title"]) for p in row.get("paragraphs") or [] if isinstance(p, Mapping) and p.get("is_supporting")]

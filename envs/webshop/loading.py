@@ -1,0 +1,123 @@
+"""Opening a shop by what the user names: a folder of official files, a built folder, or the synthetic catalogue."""
+
+import os
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from envs.errors import DataError
+from envs.webshop import official
+from envs.webshop.goals import KINDS
+from envs.webshop.nouns import nouns_of_catalogue
+from envs.webshop.products import Product, clean_products
+from envs.webshop.shop import Shop, ShopBuilder
+from envs.webshop.store import is_store, open_store
+from envs.webshop.synthetic import SyntheticProduct, synthesize
+
+DATA_VARIABLE = "WEBSHOP_DATA"
+SYNTHETIC = "synthetic"  # as a data folder: the synthetic catalogue, whatever the variable says
+DEFAULT_NUM_PRODUCTS = 1000  # of the synthetic catalogue
+_LARGEST_IN_MEMORY = 20_000  # products; larger catalogues are built into a folder
+
+
+def find_source(data_dir: str | None) -> str:
+    """What `data_dir` stands for: itself, the folder in the environment variable WEBSHOP_DATA, or "synthetic"."""
+    return data_dir or os.environ.get(DATA_VARIABLE) or SYNTHETIC
+
+
+def open_shop(data_dir: str | None = None, **options: Any) -> Shop:
+    """The shop in a folder (see `find_source`), loaded once per process and then shared.
+
+    Options: `num_products` limits a catalogue to its first products; `kind` of the goals, "synthetic" or "human";
+    `price_seed` of drawn prices and price bounds; `catalogue_seed` and `style` of the synthetic catalogue;
+    `title_nouns` and `verify` of official files, see `WebShopEnv`.
+
+    Raises DataError where files are missing, damaged or of another kind, MissingExtraError where the nouns of official
+    titles are needed and spaCy is not installed, ValueError for arguments out of range.
+    """
+    return _open_shop(find_source(data_dir), **options)
+
+
+@lru_cache(maxsize=8)
+def _open_shop(
+    source: str,
+    *,
+    num_products: int | None = None,
+    kind: str = "synthetic",
+    price_seed: int | None = None,
+    catalogue_seed: int = 0,
+    style: str = "full",
+    title_nouns: str = "spacy",
+    verify: bool = True,
+) -> Shop:
+    if kind not in KINDS:
+        raise ValueError(f"goals must be one of {KINDS}, got {kind!r}")
+    if num_products is not None and num_products < 1:
+        raise ValueError(f"num_products must be >= 1, got {num_products}")
+    if source == SYNTHETIC:
+        count = num_products or DEFAULT_NUM_PRODUCTS
+        _check_size(count, "python -m envs.webshop build --data-dir synthetic --num-products")
+        products = synthetic_products(count, seed=catalogue_seed, style=style)
+        return _in_memory(products, name=synthetic_name(count, catalogue_seed, style), kind=kind, price_seed=price_seed)
+    folder = Path(source).expanduser()
+    if is_store(folder):
+        return open_store(folder, kind=kind, price_seed=price_seed, num_products=num_products)
+    files = official.find_files(folder, num_products=num_products, needs_human=kind == "human")
+    if files.is_full:
+        count = num_products or official.FULL_SIZE
+        _check_size(count, f"python -m envs.webshop build --data-dir {folder} --num-products")
+    cleaned = list(official_products(files, num_products=num_products, verify=verify))
+    tagged = nouns_of_catalogue(cleaned, folder=folder, method=title_nouns)
+    name = f"{files.products.name} ({len(cleaned):,} products)"
+    return _in_memory(tagged, name=name, kind=kind, price_seed=price_seed)
+
+
+def _check_size(num_products: int, command: str) -> None:
+    if num_products > _LARGEST_IN_MEMORY:
+        raise DataError(
+            f"a catalogue of {num_products:,} products is too large to load each time. Build it once with "
+            f"`{command} {num_products} --out FOLDER` and give that folder as data_dir."
+        )
+
+
+def _in_memory(products: Iterable[Product], *, name: str, kind: str, price_seed: int | None) -> Shop:
+    builder, kept = ShopBuilder(kinds=[kind]), []
+    for product in products:
+        builder.add(product)
+        kept.append(product)
+    prices, index, goals = builder.finish(price_seed=price_seed or 0)
+    if kind not in goals:
+        raise DataError(
+            f"no product of the {name} has a {kind} instruction. Use more products, or files that belong together."
+        )
+    return Shop(name=name, products=kept, prices=prices, index=index, goals=goals[kind], kind=kind)
+
+
+def synthetic_name(num_products: int, seed: int, style: str) -> str:
+    """How a synthetic catalogue is called."""
+    return f"synthetic catalogue ({style}, {num_products:,} products, seed {seed})"
+
+
+def synthetic_products(num_products: int, *, seed: int, style: str) -> Iterator[Product]:
+    """The synthetic catalogue, with nouns."""
+    return map(_from_synthetic, synthesize(num_products, seed=seed, style=style))
+
+
+def _from_synthetic(made: SyntheticProduct) -> Product:
+    asin = made.record["asin"]
+    (product,) = clean_products([made.record], {asin: made.notes}, {asin: made.requests}, {asin: made.nouns})
+    return product
+
+
+def official_products(files: official.OfficialFiles, *, num_products: int | None, verify: bool) -> Iterator[Product]:
+    """The products of official files, without nouns."""
+    used = [path for path in (files.products, files.notes, files.human) if path is not None]
+    if verify:
+        for path in used:
+            official.check_sum(path)
+    records = islice(official.read_records(files.products), num_products)
+    notes = official.read_mapping(files.notes)
+    human = official.read_mapping(files.human) if files.human is not None else {}
+    return clean_products(records, notes, human)
