@@ -1,0 +1,332 @@
+"""Build an index folder: `python -m retriever.build CORPUS.jsonl OUT`."""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from retriever.bm25 import Bm25Index
+from retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
+from retriever.engine import open_vectors
+from retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
+from retriever.exact import ExactIndex
+from retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
+from retriever.faiss_index import KINDS as FAISS_KINDS
+from retriever.folder import FORMAT, fingerprints, open_manifest, read_json, write_json
+from retriever.passages import PassageFile, Passages, read_corpus, write_passages
+from retriever.progress import progress_bar
+from retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
+
+_ENCODE_ROWS = 256  # passages between two writes: what a kill can cost
+_RECALL_QUERIES = 200
+
+
+def prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
+    """Copy the corpus into the folder for random access; nothing is done where that has been done before.
+
+    Returns:
+        The folder's manifest.
+
+    Raises:
+        CorpusError: a line of the corpus is no passage.
+        IndexFolderError: the folder belongs to another corpus.
+    """
+    if (out / "manifest.json").exists():
+        manifest = open_manifest(out)
+        known = manifest["corpus"]
+        if corpus.resolve() != Path(known["source"]) or _stamp(corpus) != known["source_stamp"]:
+            _check_same_corpus(corpus, out, known)
+        return manifest
+    with progress_bar("reading the corpus", None) as advance:
+        num_passages, sha256 = write_passages(_counted(read_corpus(corpus), advance), out / "corpus")
+    manifest = {
+        "format": FORMAT,
+        "corpus": {
+            "source": str(corpus.resolve()),
+            "source_stamp": _stamp(corpus),
+            "sha256": sha256,
+            "num_passages": num_passages,
+            "files": fingerprints(out / "corpus", ["passages.jsonl", "offsets.npy"]),
+        },
+    }
+    write_json(out / "manifest.json", manifest)
+    return manifest
+
+
+def _counted(passages: Iterator[tuple[str, str]], advance: Any) -> Iterator[tuple[str, str]]:
+    for number, passage in enumerate(passages, start=1):
+        if number % 1000 == 0:
+            advance(1000)
+        yield passage
+
+
+def _stamp(path: Path) -> list[int]:
+    return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
+
+
+def _check_same_corpus(corpus: Path, out: Path, known: dict[str, Any]) -> None:
+    stored = PassageFile(out / "corpus")
+    row = -1
+    for row, passage in enumerate(read_corpus(corpus)):
+        if row >= len(stored) or passage != stored[row]:
+            break
+    else:
+        if row + 1 == len(stored):
+            return
+    raise IndexFolderError(
+        f"{out} was built from {known['source']}, and {corpus} differs from that at passage {row}. "
+        "Give another folder for another corpus."
+    )
+
+
+def encode_corpus(
+    out: Path,
+    encoder: TextEncoder,
+    *,
+    shard_rows: int = DEFAULT_SHARD_ROWS,
+    part: tuple[int, int] = (0, 1),
+) -> bool:
+    """Encode what is not yet encoded, in shards; returns whether all shards are complete.
+
+    Args:
+        out: an index folder with its corpus.
+        encoder: the encoder.
+        shard_rows: passages per file, a multiple of 8,192.
+        part: (i, n) encodes only every n-th shard from the i-th on, so that n processes or machines can share the work.
+
+    Raises:
+        IndexFolderError: the folder holds vectors of another encoder, or in shards of another size.
+    """
+    if shard_rows < 1 or shard_rows % BLOCK_ROWS:
+        raise IndexFolderError(f"--shard-rows must be a multiple of {BLOCK_ROWS}, got {shard_rows}")
+    manifest, folder = open_manifest(out), out / encoder.spec.name
+    passages = PassageFile(out / "corpus")
+    own = _claim(folder, encoder, manifest, shard_rows)
+    shards = [(start, min(start + shard_rows, len(passages))) for start in range(0, len(passages), shard_rows)]
+    names = [f"vectors-{number:05d}.f32" for number in range(len(shards))]
+    mine = range(part[0], len(shards), part[1])
+    done = {number: usable_rows(folder / names[number], dimension=encoder.dimension) for number in mine}
+    total = sum(stop - start for start, stop in (shards[number] for number in mine))
+    with progress_bar(f"encoding ({encoder.spec.name})", total, done=sum(done.values())) as advance:
+        for number in mine:
+            start, stop = shards[number]
+            for row in range(start + done[number], stop, _ENCODE_ROWS):
+                texts = [passages[i][1] for i in range(row, min(row + _ENCODE_ROWS, stop))]
+                append_rows(folder / names[number], _encode(encoder, texts, row))
+                advance(len(texts))
+    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in names]
+    if sizes != [(stop - start) * 4 * encoder.dimension for start, stop in shards]:
+        return False
+    write_json(folder / "manifest.json", {**own, "files": fingerprints(folder, names)})
+    return True
+
+
+def _claim(folder: Path, encoder: TextEncoder, manifest: dict[str, Any], shard_rows: int) -> dict[str, Any]:
+    """Write down whose vectors these are before the first one, or check it on a later run."""
+    own = {
+        "encoder": encoder.spec.to_json(),
+        "dimension": encoder.dimension,
+        "shard_rows": shard_rows,
+        "corpus_sha256": manifest["corpus"]["sha256"],
+    }
+    claim = folder / "encoder.json"
+    if not claim.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(claim, {**own, "probe": probe_vector(encoder)})
+    known = read_json(claim)
+    different = [key for key in own if key != "encoder" and known.get(key) != own[key]]
+    if different or not same_encoder(encoder, known["probe"]):
+        raise IndexFolderError(
+            f"{folder} holds vectors of another build (different: {', '.join(different) or 'the model'}). "
+            "Use the same options, or another folder."
+        )
+    return {**own, "probe": known["probe"]}
+
+
+def _encode(encoder: TextEncoder, texts: list[str], row: int) -> np.ndarray:
+    vectors = encoder.encode(texts, role="passage")
+    if not np.isfinite(vectors).all():
+        raise RetrieverError(f"the encoder gave a vector with a number that is not finite, passages from row {row} on")
+    return vectors
+
+
+def build_bm25(out: Path) -> None:
+    """Build the lexical index of a folder."""
+    manifest, folder = open_manifest(out), out / "bm25"
+    passages = PassageFile(out / "corpus")
+    with progress_bar("indexing words", len(passages)) as advance:
+        texts = _counted_texts(passages, advance)
+        Bm25Index.build(texts, scratch=folder / "scratch").save(folder)
+    for leftover in (folder / "scratch").iterdir():
+        leftover.unlink()
+    (folder / "scratch").rmdir()
+    files = fingerprints(folder, ["terms.txt", "starts.npy", "rows.npy", "weights.npy"])
+    write_json(folder / "manifest.json", {"corpus_sha256": manifest["corpus"]["sha256"], "files": files})
+
+
+def _counted_texts(passages: Passages, advance: Any) -> Iterator[str]:
+    for row in range(len(passages)):
+        if row % 1000 == 999:
+            advance(1000)
+        yield passages[row][1]
+
+
+def build_vector_index(out: Path, encoder: TextEncoder, kind: str, parameters: FaissParameters) -> float:
+    """Build a FAISS index over a folder's vectors; returns its recall@3 against exact search.
+
+    The queries of the recall are the titles of 200 passages.
+    """
+    folder = out / encoder.spec.name
+    manifest = open_manifest(out)
+    vectors, _ = open_vectors(folder, manifest)
+    with progress_bar(f"building {kind}", vectors.num_rows) as advance:
+        index = build_faiss(vectors, kind, parameters, on_rows=advance)
+    _write_faiss(index, folder / f"{kind}.faiss")
+    recall = _recall_at_3(
+        FaissIndex.load(folder / f"{kind}.faiss", kind=kind, parameters=parameters),
+        ExactIndex(vectors),
+        encoder.encode(_sample_titles(PassageFile(out / "corpus")), role="query"),
+    )
+    details = {
+        "kind": kind,
+        "parameters": parameters.to_json(),
+        "recall_at_3": round(recall, 4),
+        "corpus_sha256": manifest["corpus"]["sha256"],
+        "files": fingerprints(folder, [f"{kind}.faiss"]),
+    }
+    write_json(folder / f"{kind}.json", details)
+    return recall
+
+
+def _write_faiss(index: Any, path: Path) -> None:
+    import faiss
+
+    temporary = path.with_name(path.name + ".tmp")
+    faiss.write_index(index, str(temporary))
+    temporary.replace(path)
+
+
+def _sample_titles(passages: Passages, *, seed: int = 0) -> list[str]:
+    count = min(_RECALL_QUERIES, len(passages))
+    rows = np.random.default_rng(seed).choice(len(passages), size=count, replace=False)
+    return [passages[int(row)][1].split("\n", 1)[0].strip('"')[:200] or "untitled" for row in rows]
+
+
+def _recall_at_3(index: FaissIndex, exact: ExactIndex, queries: np.ndarray) -> float:
+    """Share of the found rows that score no worse than the third best; equal passages count alike."""
+    found, third_best = index.search(queries, 3)[1], exact.search(queries, 3)[0][:, -1]
+    hits = [
+        exact.vectors.take(rows[rows >= 0]) @ query >= bound - 1e-6
+        for query, rows, bound in zip(queries, found, third_best, strict=True)
+    ]
+    return float(np.mean([of_query.sum() / found.shape[1] for of_query in hits]))
+
+
+def build(
+    corpus: Path,
+    out: Path,
+    *,
+    index: str = "minilm/exact",
+    encoder: TextEncoder | None = None,
+    parameters: FaissParameters = DEFAULT_PARAMETERS,
+    shard_rows: int = DEFAULT_SHARD_ROWS,
+    part: tuple[int, int] = (0, 1),
+) -> str:
+    """Build one index of a folder, taking over whatever a run before this one finished.
+
+    Args:
+        corpus: JSON lines, plain or compressed (.gz, .bz2, .xz).
+        out: the folder; a second index over the same corpus goes into the same folder and shares its vectors.
+        index: "bm25", or "ENCODER/KIND" with KIND one of exact, flat, sq8, ivf, ivf-sq8, hnsw.
+        encoder: the encoder itself; required unless `index` is "bm25".
+        parameters: of a FAISS index.
+        shard_rows: passages per file of vectors.
+        part: (i, n): this process encodes every n-th shard only.
+
+    Returns:
+        One line that says what is there now.
+    """
+    manifest = prepare_corpus(corpus, out)
+    note = ""
+    if index == "bm25":
+        build_bm25(out)
+    else:
+        assert encoder is not None
+        if not (out / encoder.spec.name / "manifest.json").exists() and not encode_corpus(
+            out, encoder, shard_rows=shard_rows, part=part
+        ):
+            return "This part is encoded. Run the command without --part once all parts are."
+        kind = index.partition("/")[2]
+        if kind != "exact":
+            recall = build_vector_index(out, encoder, kind, parameters)
+            note = f", recall@3 {recall:.3f} against exact search"
+    write_json(out / "manifest.json", {**manifest, "default": index})
+    return f"{out}: {manifest['corpus']['num_passages']:,} passages, index {index}{note}"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m retriever.build",
+        description="Encode and index a corpus. Killed and started again, it goes on where it stopped.",
+        epilog="Serve the result with: python -m retriever.serve OUT",
+    )
+    parser.add_argument(
+        "corpus", type=Path, metavar="CORPUS.jsonl", help='lines of {"id", "contents"} or {"title", "text"}'
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the index; several indexes may share it")
+    kinds = ", ".join(("exact", *FAISS_KINDS))
+    parser.add_argument(
+        "--index",
+        default="minilm/exact",
+        help=f"bm25, or ENCODER/KIND; encoders: {', '.join(ENCODERS)}; kinds: {kinds} (default: %(default)s)",
+    )
+    parser.add_argument("--model", help="folder or Hugging Face id of the encoder's weights, if not the usual one")
+    parser.add_argument("--device", default="cpu", help="torch device of the encoder (default: %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the encoder")
+    parser.add_argument(
+        "--batch-size", type=int, default=0, help="texts per forward pass (default: 8 on a CPU, else 256)"
+    )
+    parser.add_argument("--shard-rows", type=int, default=DEFAULT_SHARD_ROWS, help="passages per file of vectors")
+    parser.add_argument("--part", default="0/1", help="I/N: encode every N-th shard from the I-th on, for N processes")
+    parser.add_argument("--nlist", type=int, default=0, help="inverted lists of ivf (default: 4 sqrt(passages))")
+    parser.add_argument("--nprobe", type=int, default=64, help="lists an ivf query visits (default: %(default)s)")
+    parser.add_argument("--ef-search", type=int, default=128, help="beam of an hnsw query (default: %(default)s)")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    name, _, kind = options.index.partition("/")
+    if options.index != "bm25" and (name not in ENCODERS or kind not in ("exact", *FAISS_KINDS)):
+        parser.error(f"no index {options.index!r}: bm25, or ENCODER/KIND as in --help")
+    first, _, count = options.part.partition("/")
+    if not (first.isdigit() and count.isdigit() and int(first) < int(count)):
+        parser.error(f"--part must be I/N with 0 <= I < N, got {options.part!r}")
+    try:
+        encoder = None
+        if options.index != "bm25":
+            spec = ENCODERS[name].with_model(options.model)
+            encoder = Encoder(spec, device=options.device, dtype=options.dtype, batch_size=options.batch_size)
+        line = build(
+            options.corpus,
+            options.out,
+            index=options.index,
+            encoder=encoder,
+            parameters=FaissParameters(nlist=options.nlist, nprobe=options.nprobe, ef_search=options.ef_search),
+            shard_rows=options.shard_rows,
+            part=(int(first), int(count)),
+        )
+    except (RetrieverError, MissingExtraError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(line, file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

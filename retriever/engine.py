@@ -1,0 +1,236 @@
+"""The retriever itself: an index, its encoder and its passages as one object, in this process."""
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from retriever.bm25 import Bm25Index
+from retriever.cache import LruCache
+from retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
+from retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
+from retriever.errors import IndexFolderError, RequestError
+from retriever.exact import ExactIndex, ScanDtype
+from retriever.faiss_index import KINDS as FAISS_KINDS
+from retriever.faiss_index import FaissIndex, FaissParameters
+from retriever.folder import check_files, check_pairing, open_manifest, read_json
+from retriever.passages import Hit, PassageFile, Passages
+from retriever.vectors import Vectors
+
+
+class VectorIndex(Protocol):
+    """An index over vectors: `ExactIndex` or `FaissIndex`."""
+
+    kind: str
+    num_rows: int
+    dimension: int
+
+    def search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and rows `[B, k]`, best first; row -1 where fewer were found."""
+        ...
+
+
+class DenseSearcher:
+    """Queries -> vectors (cached) -> rows."""
+
+    def __init__(self, index: VectorIndex, encoder: TextEncoder, *, num_cached_vectors: int = 32_768) -> None:
+        if encoder.dimension != index.dimension:
+            raise IndexFolderError(
+                f"the encoder {encoder.spec.model} gives {encoder.dimension} dimensions, the index has "
+                f"{index.dimension}: they do not belong together"
+            )
+        self.index, self.encoder = index, encoder
+        self.kind, self.num_rows = index.kind, index.num_rows
+        self.vectors: LruCache[str, np.ndarray] = LruCache(num_cached_vectors)
+        self.encode_s = self.search_s = 0.0
+
+    def search(self, queries: Sequence[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Per query: scores (float32) and rows (int64), best first."""
+        scores, rows = self.index_search(self._encode(queries), k)
+        return [(s[r >= 0], r[r >= 0]) for s, r in zip(scores, rows, strict=True)]
+
+    def index_search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Timed search by vector."""
+        begin = time.perf_counter()
+        found = self.index.search(vectors, k)
+        self.search_s += time.perf_counter() - begin
+        return found
+
+    def _encode(self, queries: Sequence[str]) -> np.ndarray:
+        begin = time.perf_counter()
+        vectors = np.empty((len(queries), self.encoder.dimension), np.float32)
+        missing = []
+        for position, query in enumerate(queries):
+            vector = self.vectors.get(query)
+            if vector is None:
+                missing.append(position)
+            else:
+                vectors[position] = vector
+        if missing:
+            vectors[missing] = self.encoder.encode([queries[position] for position in missing], role="query")
+            for position in missing:
+                self.vectors.put(queries[position], vectors[position].copy())
+        self.encode_s += time.perf_counter() - begin
+        return vectors
+
+
+class Retriever:
+    """Search for passages.
+
+    Args:
+        passages: the corpus by row.
+        searcher: a `Bm25Index` or a `DenseSearcher` over the same rows.
+        name: what health and error messages call it, such as "minilm/exact".
+        num_cached_results: entries of the LRU cache of results, keyed by query and topk.
+        limits: bounds of a request.
+    """
+
+    def __init__(
+        self,
+        passages: Passages,
+        searcher: Bm25Index | DenseSearcher,
+        *,
+        name: str = "",
+        num_cached_results: int = 32_768,
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> None:
+        if searcher.num_rows != len(passages):
+            raise IndexFolderError(
+                f"the index has {searcher.num_rows} rows, the corpus {len(passages)} passages: "
+                "they do not belong together"
+            )
+        self.passages, self.searcher, self.limits = passages, searcher, limits
+        self.name = name or searcher.kind
+        self.results: LruCache[tuple[str, int], tuple[Hit, ...]] = LruCache(num_cached_results)
+
+    def search(self, queries: Sequence[str], *, topk: int) -> list[list[Hit]]:
+        """The best `topk` passages of every query, best first.
+
+        A query is searched once however often it occurs. BM25 finds fewer passages, or none, where fewer share a word
+        with the query; every passage that is returned has a text.
+
+        Raises:
+            RequestError: topk or the queries are out of bounds; `QueryError` where the text of a query is at fault.
+        """
+        check_topk(topk, self.limits)
+        queries = check_queries(queries, self.limits)
+        found = {query: self.results.get((query, topk)) for query in queries}
+        missing = [query for query, hits in found.items() if hits is None]
+        if missing:
+            for query, (scores, rows) in zip(missing, self.searcher.search(missing, topk), strict=True):
+                hits = tuple(Hit(*self.passages[int(r)], float(s)) for s, r in zip(scores, rows, strict=True))
+                found[query] = hits
+                self.results.put((query, topk), hits)
+        return [list(found[query] or ()) for query in queries]
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the start: cache hits, and seconds spent encoding and searching."""
+        statistics: dict[str, Any] = {"result_cache_hits": self.results.hits, "results_cached": len(self.results)}
+        if isinstance(self.searcher, DenseSearcher):
+            statistics |= {
+                "vector_cache_hits": self.searcher.vectors.hits,
+                "encode_s": round(self.searcher.encode_s, 3),
+                "search_s": round(self.searcher.search_s, 3),
+            }
+        return statistics
+
+    @classmethod
+    def from_passages(cls, passages: Iterable[tuple[str, str]]) -> "Retriever":
+        """A BM25 retriever over `(id, contents)` pairs held in memory; needs no model and no files."""
+        rows = list(passages)
+        return cls(Passages(rows), Bm25Index.build(contents for _, contents in rows))
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        *,
+        index: str | None = None,
+        model: str | None = None,
+        device: str = "cpu",
+        encode_dtype: Literal["float32", "bfloat16"] = "float32",
+        scan_dtype: ScanDtype = "auto",
+        limits: Limits = DEFAULT_LIMITS,
+    ) -> "Retriever":
+        """Open an index folder written by `retriever.build`.
+
+        Args:
+            folder: the folder.
+            index: "bm25", or "ENCODER/KIND" such as "minilm/exact"; None takes the one built last.
+            model: where the encoder's weights are now, if elsewhere than at build time.
+            device: "cpu" or a torch device, for the encoder and for an exact scan.
+            encode_dtype: precision of the encoder.
+            scan_dtype: precision of an exact scan; the result does not depend on it.
+            limits: bounds of a request.
+
+        Raises:
+            IndexFolderError: a file is missing, truncated or of another corpus, or the encoder is another one.
+        """
+        folder = Path(folder)
+        manifest = open_manifest(folder)
+        name = index or manifest.get("default")
+        if name not in available_indexes(folder):
+            raise IndexFolderError(
+                f"{folder} has no index {name!r}; it has: {', '.join(available_indexes(folder)) or 'none yet'}. "
+                f"Build it (or go on building) with: python -m retriever.build CORPUS.jsonl {folder}"
+            )
+        passages = PassageFile(folder / "corpus")
+        searcher: Bm25Index | DenseSearcher
+        if name == "bm25":
+            part = read_json(folder / "bm25" / "manifest.json")
+            check_pairing(manifest, part, folder / "bm25")
+            check_files(folder / "bm25", part["files"])
+            searcher = Bm25Index.load(folder / "bm25", num_rows=len(passages))
+        else:
+            encoder_name, _, kind = name.partition("/")
+            searcher = _open_dense(
+                folder / encoder_name, kind, manifest, model=model, device=device, encode_dtype=encode_dtype,
+                scan_dtype=scan_dtype,
+            )  # fmt: skip
+        return cls(passages, searcher, name=name, limits=limits)
+
+
+def available_indexes(folder: Path) -> list[str]:
+    """Names of the finished indexes of a folder."""
+    names = ["bm25"] if (folder / "bm25" / "manifest.json").is_file() else []
+    for manifest in sorted(folder.glob("*/manifest.json")):
+        part = manifest.parent
+        if part.name not in ("bm25", "corpus"):
+            names.append(f"{part.name}/exact")
+            names += [f"{part.name}/{kind}" for kind in FAISS_KINDS if (part / f"{kind}.json").is_file()]
+    return names
+
+
+def open_vectors(part: Path, manifest: dict[str, Any]) -> tuple[Vectors, dict[str, Any]]:
+    """The vectors of one encoder and their manifest, checked."""
+    own = read_json(part / "manifest.json")
+    check_pairing(manifest, own, part)
+    check_files(part, own["files"])
+    files = [part / name for name in sorted(own["files"])]
+    return Vectors.open(files, dimension=own["dimension"], shard_rows=own["shard_rows"]), own
+
+
+def _open_dense(
+    part: Path, kind: str, manifest: dict[str, Any], *, model: str | None, device: str, encode_dtype: Any,
+    scan_dtype: ScanDtype,
+) -> DenseSearcher:  # fmt: skip
+    index: VectorIndex
+    if kind == "exact":
+        vectors, own = open_vectors(part, manifest)
+        index = ExactIndex(vectors, scan_dtype=scan_dtype, device=device)
+    else:
+        own, details = read_json(part / "manifest.json"), read_json(part / f"{kind}.json")
+        check_pairing(manifest, own, part)
+        check_pairing(manifest, details, part / f"{kind}.faiss")
+        check_files(part, details["files"])
+        parameters = FaissParameters(**details["parameters"])
+        index = FaissIndex.load(part / f"{kind}.faiss", kind=kind, parameters=parameters)
+    encoder = Encoder(EncoderSpec(**own["encoder"]).with_model(model), device=device, dtype=encode_dtype)
+    if not same_encoder(encoder, own["probe"]):
+        raise RequestError(
+            f"the encoder at {encoder.spec.model} is not the one {part} was built with (a fixed sentence gets another "
+            "vector). Give the folder of the right model with --model."
+        )
+    return DenseSearcher(index, encoder)

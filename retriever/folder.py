@@ -1,0 +1,112 @@
+"""The files of an index folder, and the checks that its parts are whole and belong together.
+
+OUT/manifest.json            format, corpus (source, SHA-256, passages), default index
+OUT/corpus/                  passages.jsonl, offsets.npy
+OUT/bm25/                    manifest.json, terms.txt, starts.npy, rows.npy, weights.npy
+OUT/ENCODER/                 manifest.json, vectors-00000.f32, ...          (the index "ENCODER/exact")
+OUT/ENCODER/KIND.faiss       and KIND.json, one pair per FAISS index
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from retriever.errors import IndexFolderError
+
+FORMAT = 1
+_SAMPLES, _SAMPLE_BYTES = 64, 4096
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a manifest.
+
+    Raises:
+        IndexFolderError: it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise IndexFolderError(
+            f"{path} does not exist: the index is not built, or its build was stopped. "
+            f"Run (again): python -m retriever.build CORPUS.jsonl {path.parent}"
+        ) from None
+    except ValueError as error:
+        raise IndexFolderError(f"{path} is not JSON ({error}). Build the index again.") from error
+    if not isinstance(content, dict):
+        raise IndexFolderError(f"{path} holds no JSON object. Build the index again.")
+    return content
+
+
+def fingerprint(path: Path) -> dict[str, Any]:
+    """Size and a hash of 64 spread samples: cheap on a 65 GB file, and different for files that differ in substance."""
+    size = path.stat().st_size
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for sample in range(_SAMPLES):
+            stream.seek(max(0, size - _SAMPLE_BYTES) * sample // (_SAMPLES - 1))
+            digest.update(stream.read(_SAMPLE_BYTES))
+    return {"bytes": size, "samples_sha256": digest.hexdigest()}
+
+
+def fingerprints(folder: Path, names: Iterable[str]) -> dict[str, Any]:
+    """Fingerprints of files of a folder, by name."""
+    return {name: fingerprint(folder / name) for name in names}
+
+
+def check_files(folder: Path, expected: dict[str, Any]) -> None:
+    """Compare files with the fingerprints taken when they were written.
+
+    Raises:
+        IndexFolderError: a file is missing, truncated, or another file than the one that was written.
+    """
+    for name, recorded in expected.items():
+        path = folder / name
+        if not path.is_file():
+            raise IndexFolderError(f"{path} is missing. Restore it or build the index again.")
+        size = path.stat().st_size
+        if size != recorded["bytes"]:
+            kind = "truncated" if size < recorded["bytes"] else "too long"
+            raise IndexFolderError(
+                f"{path} is {kind}: {recorded['bytes']} bytes were written, {size} are there. "
+                "Restore it or build the index again."
+            )
+        if fingerprint(path) != recorded:
+            raise IndexFolderError(
+                f"{path} is not the file this index was built with (same size, other content). "
+                "Index and corpus must come from one build."
+            )
+
+
+def check_pairing(manifest: dict[str, Any], part: dict[str, Any], where: Path) -> None:
+    """Check that a part (vectors, BM25) was made from the corpus of this folder.
+
+    Raises:
+        IndexFolderError: it was made from another corpus.
+    """
+    if part.get("corpus_sha256") != manifest["corpus"]["sha256"]:
+        raise IndexFolderError(
+            f"{where} was built from another corpus than {where.parent / 'corpus'} "
+            f"({str(part.get('corpus_sha256'))[:12]} against {manifest['corpus']['sha256'][:12]}). "
+            "Index and corpus must come from one build."
+        )
+
+
+def open_manifest(out: Path) -> dict[str, Any]:
+    """The folder's manifest, checked for its format and its corpus files."""
+    manifest = read_json(out / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise IndexFolderError(
+            f"{out} has index format {manifest.get('format')!r}; this version reads format {FORMAT}. Build it again."
+        )
+    check_files(out / "corpus", manifest["corpus"]["files"])
+    return manifest

@@ -1,0 +1,141 @@
+"""Passages: reading a corpus, storing it for random access, and what a search returns."""
+
+import bz2
+import gzip
+import hashlib
+import io
+import json
+import lzma
+import mmap
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from retriever.errors import CorpusError, IndexFolderError
+
+
+class Hit(NamedTuple):
+    """One retrieved passage.
+
+    id: the passage's own id. contents: `"Title"\\ntext` (Search-R1's form). score: higher is better.
+    """
+
+    id: str
+    contents: str
+    score: float
+
+    @property
+    def title(self) -> str:
+        """The first line of the contents, quotes kept as they are."""
+        return self.contents.split("\n", 1)[0]
+
+    @property
+    def text(self) -> str:
+        """Everything after the first line."""
+        return self.contents.partition("\n")[2]
+
+
+def open_text(path: Path) -> io.TextIOBase:
+    """Open a UTF-8 text file, plain or compressed (.gz, .bz2, .xz)."""
+    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+    return openers.get(path.suffix, open)(path, "rt", encoding="utf-8")  # type: ignore[operator]
+
+
+def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield `(id, contents)` of a JSON-lines corpus: Search-R1's `id` and `contents`, or `title` and `text`.
+
+    Raises:
+        CorpusError: the file is missing, or a line is no passage; an empty passage is an error too, because it would
+            end up, empty, in a training sample.
+    """
+    if not path.is_file():
+        raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
+    try:
+        with open_text(path) as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
+    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+        raise CorpusError(f"{path} cannot be read as UTF-8 JSON lines: {error}") from error
+
+
+def _parse_passage(line: str, *, where: str, row: int) -> tuple[str, str]:
+    try:
+        fields = json.loads(line)
+    except ValueError as error:
+        raise CorpusError(f"{where}: not JSON ({error})") from error
+    if isinstance(fields, dict) and "contents" not in fields and {"title", "text"} <= fields.keys():
+        fields = {**fields, "contents": f'"{fields["title"]}"\n{fields["text"]}'}
+    contents = fields.get("contents") if isinstance(fields, dict) else None
+    if not isinstance(contents, str):
+        raise CorpusError(f'{where}: expected an object with "contents" (or "title" and "text"), got {line[:120]!r}')
+    if not contents.strip(' \t\r\n"'):
+        raise CorpusError(f"{where}: the passage is empty. Remove the line or give it a text.")
+    try:
+        contents.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(f"{where}: the text holds a lone surrogate, which is no character: {error}") from error
+    return str(fields.get("id", row)), contents
+
+
+class Passages:
+    """Random access to passages by row: `passages[row] -> (id, contents)`."""
+
+    def __init__(self, rows: Sequence[tuple[str, str]]) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> tuple[str, str]:
+        return self._rows[row]
+
+
+class PassageFile(Passages):
+    """Passages in a folder written by `write_passages`, memory-mapped: processes share the pages."""
+
+    def __init__(self, folder: Path) -> None:
+        self._offsets = np.load(folder / "offsets.npy", mmap_mode="r")
+        with (folder / "passages.jsonl").open("rb") as stream:
+            self._bytes = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+        if len(self._bytes) != int(self._offsets[-1]):
+            raise IndexFolderError(
+                f"{folder}/passages.jsonl holds {len(self._bytes)} bytes, its offsets expect {int(self._offsets[-1])}. "
+                "The folder is damaged: build it again."
+            )
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, row: int) -> tuple[str, str]:
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)} passages")
+        fields = json.loads(self._bytes[int(self._offsets[row]) : int(self._offsets[row + 1])])
+        return fields["id"], fields["contents"]
+
+
+def write_passages(passages: Iterable[tuple[str, str]], folder: Path) -> tuple[int, str]:
+    """Write `passages.jsonl` and `offsets.npy`; return the number of passages and the SHA-256 of the file.
+
+    Memory is bounded: eight bytes a passage.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    digest, offsets = hashlib.sha256(), [np.zeros(1, np.int64)]
+    lengths: list[int] = []
+    with (folder / "passages.jsonl").open("wb") as stream:
+        for passage_id, contents in passages:
+            line = json.dumps({"id": passage_id, "contents": contents}, ensure_ascii=False).encode() + b"\n"
+            stream.write(line)
+            digest.update(line)
+            lengths.append(len(line))
+            if len(lengths) == 1 << 16:
+                offsets.append(np.array(lengths, np.int64))
+                lengths.clear()
+    offsets.append(np.array(lengths, np.int64))
+    ends = np.concatenate(offsets).cumsum()
+    if len(ends) == 1:
+        raise CorpusError("the corpus holds no passage")
+    np.save(folder / "offsets.npy", ends)
+    return len(ends) - 1, digest.hexdigest()
