@@ -1,0 +1,1 @@
+"""Trajectory groups in, new weights out."""

@@ -1,0 +1,178 @@
+"""A causal LM as the learner sees it: log-probs of trained tokens in, one gradient over all processes out.
+
+Whole, low-rank adapted (LoRA) or sharded (FSDP2) modules behave alike: after `reduce` every process knows the same head
+energy and the same norms, whatever part of the gradient it holds.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from agentrl.errors import UserError
+from agentrl.learner.batch import MicroBatch
+from agentrl.learner.lm_head import HeadGradient, token_logprobs
+from agentrl.processes import ALONE, Processes, local, whole
+from agentrl.weights import effective_weight, is_sharded
+
+_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+
+
+class Policy:
+    """Forward passes, the gradient and its norms.
+
+    Args:
+        module: Hugging Face causal LM with `.model` and `.lm_head`.
+        temperature: log-probs are at this temperature.
+        processes: who shares the gradient.
+        with_factors: whether the head keeps what Theorem 2 needs (`HeadGradient.largest_factor`).
+
+    Raises:
+        UserError: log-probs of this architecture are not a plain matrix product of the hidden states.
+    """
+
+    def __init__(
+        self, module: Any, *, temperature: float, processes: Processes = ALONE, with_factors: bool = False
+    ) -> None:
+        self.module, self.temperature, self.processes = module, temperature, processes
+        _check_head(module)
+        self.head = HeadGradient(with_factors=with_factors)
+        self.sharded = is_sharded(module)
+        trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in trained]
+        """Names of the trained parameters, in the optimizer's order."""
+        self.parameters = [parameter for _, parameter in trained]
+        self.groups = parameter_groups(module)
+        self._head_weight: torch.Tensor | None = None
+        self._checkpointed = [
+            m for m in module.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing
+        ]
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether head and embedding are one matrix."""
+        return self.module.lm_head.weight is self.module.get_input_embeddings().weight
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Hold what all forward passes between two optimizer steps share: the head's whole weight.
+
+        Layers that recompute their activations do so only in training mode, which no layer below them shares: there is
+        no dropout in RL, where old and new log-probs must differ by the weights alone.
+        """
+        weight = effective_weight(self.module.lm_head)
+        self._head_weight = whole(weight.detach()) if isinstance(weight, DTensor) else weight
+        for layer in self._checkpointed:
+            layer.training = True
+        try:
+            yield
+        finally:
+            self._head_weight = None
+            for layer in self._checkpointed:
+                layer.training = False
+
+    def logprobs(self, part: MicroBatch, *, with_entropy: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Log-probs [N] of the trained tokens at the sampling temperature, and on demand the entropies [N]."""
+        assert self._head_weight is not None, "forward passes happen inside `working`"
+        return token_logprobs(
+            self._hidden(part),
+            self._head_weight.detach(),
+            part.targets,
+            temperature=self.temperature,
+            sink=self.head if torch.is_grad_enabled() else None,
+            with_entropy=with_entropy,
+        )
+
+    @torch.no_grad()
+    def frozen_logprobs(self, part: MicroBatch) -> torch.Tensor:
+        """Log-probs [N] without a graph, of a reference policy."""
+        with self.working():
+            return self.logprobs(part)[0]
+
+    def reduce(self) -> tuple[float, dict[str, float]]:
+        """Sum the gradient over all processes; its head energy and its norm per group of parameters, before clipping.
+
+        Afterwards every trained parameter holds the gradient of the whole batch, or this process's shard of it.
+        """
+        weight = self.module.lm_head.weight if self.sharded else self._head_weight
+        assert weight is not None
+        if isinstance(weight, DTensor):
+            self.head.scatter(weight)
+        elif self.processes.count > 1:
+            self._sum_gradients()
+            self.processes.sum_([self.head.ensure(weight)])
+        head_energy = self.head.energy()
+        self.head.merge(weight)
+        squares = torch.stack([head_energy.cpu(), *(_squared_norm(group) for group in self.groups.values())])
+        if self.sharded:
+            self.processes.sum_([squares])
+        energy, *norms = squares.tolist()
+        return energy, {name: _root(square) for name, square in zip(self.groups, norms, strict=True)}
+
+    def scale_gradient(self, factor: float) -> None:
+        """Multiply the gradient."""
+        torch._foreach_mul_([local(p.grad) for p in self.parameters if p.grad is not None], factor)
+
+    def clear(self) -> None:
+        """Forget the gradient."""
+        for parameter in self.parameters:
+            parameter.grad = None
+        self.head.clear()
+
+    def _hidden(self, part: MicroBatch) -> torch.Tensor:
+        """Hidden states of the positions that predict the trained tokens, [N, D]."""
+        states = self.module.model(input_ids=part.ids, use_cache=False).last_hidden_state
+        return states.flatten(0, 1)[part.predecessors]
+
+    def _sum_gradients(self) -> None:
+        """Add up what the processes have; a parameter without a gradient anywhere stays without one."""
+        has = torch.tensor([float(p.grad is not None) for p in self.parameters])
+        self.processes.max_(has)
+        used = [p for p, anywhere in zip(self.parameters, has.tolist(), strict=True) if anywhere]
+        for parameter in used:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self.processes.sum_([p.grad for p in used if p.grad is not None])
+
+
+def parameter_groups(module: Any) -> dict[str, list[torch.nn.Parameter]]:
+    """Parameters by kind: lm_head, embedding, attention, mlp, other (norms); a tied head counts as embedding."""
+    groups: dict[str, list[torch.nn.Parameter]] = {kind: [] for kind in (*_KINDS, "other")}
+    for name, parameter in module.named_parameters():
+        groups[parameter_kind(name)].append(parameter)
+    return groups
+
+
+def parameter_kind(name: str) -> str:
+    """The group of a parameter, by its name."""
+    return next((kind for kind, mark in _KINDS.items() if mark in name), "other")
+
+
+_KINDS = {"lm_head": "lm_head", "embedding": "embed", "attention": "attn", "mlp": "mlp"}
+
+
+def _check_head(module: Any) -> None:
+    name = type(module).__name__
+    if getattr(module.lm_head, "bias", None) is not None:
+        raise UserError(f"model.path: {name} has a bias in its lm_head, which the learner's head does not know.")
+    for key in _SCALED_LOGITS:
+        if getattr(module.config, key, None) not in (None, 1.0):
+            raise UserError(f"model.path: {name} changes its logits by {key}, which the learner's head does not know.")
+    if is_sharded(module) and hasattr(module.lm_head, "lora_A"):
+        raise UserError("model.lora_targets: an adapter on lm_head cannot be combined with learner.shard.")
+
+
+def _squared_norm(parameters: list[torch.nn.Parameter]) -> torch.Tensor:
+    """Squared norm of the gradients (of this process's parts), a float64 scalar on the CPU."""
+    gradients = [local(p.grad) for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros((), dtype=torch.float64)
+    return torch.stack(torch._foreach_norm(gradients)).double().square().sum().cpu()
+
+
+def _root(square: float) -> float:
+    return math.sqrt(square) if square >= 0 else math.nan

@@ -1,0 +1,187 @@
+"""The words of the house: task, turn, row, trajectory, group, signal, verdict.
+
+Plain data that both rooms, rollout and learner, understand. Shapes: L tokens of a row, T turns of a trajectory.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Task:
+    """One thing to play: an environment, a seed, and (where tasks can be enumerated) an index."""
+
+    env_id: str
+    """Gymnasium id or `module:Class`."""
+    split: str
+    """Split handed to the environment."""
+    seed: int
+    """Seed of `reset`; the same for all members of a group."""
+    index: int | None = None
+    """Task number for `reset(options={"task": index})`; None where the environment cannot enumerate."""
+    position: int = 0
+    """Place in the stream of tasks; keys the random numbers of its episodes."""
+
+
+class Status(StrEnum):
+    """How an episode ended. Every trajectory has one."""
+
+    TERMINATED = "terminated"
+    """The environment ended the episode."""
+    TRUNCATED = "truncated"
+    """The environment's own step limit."""
+    TURN_LIMIT = "turn_limit"
+    """`rollout.max_turns` reached."""
+    TOKEN_LIMIT = "token_limit"
+    """No room left in the context for another turn."""
+    FAILED = "failed"
+    """An infrastructure failure that retries did not mend; never trained on."""
+
+
+@dataclass
+class Turn:
+    """One action of the model and what the environment answered."""
+
+    row: int
+    """Index into `Trajectory.rows`."""
+    start: int
+    """First generated token in the row."""
+    end: int
+    """One past the last generated token in the row."""
+    action: str
+    """Text handed to the environment."""
+    observation: str
+    """Text that came back."""
+    reward: float
+    """Reward of the step."""
+    is_valid: bool = True
+    """False where the environment says that the action was not a valid one."""
+    anchor: str | None = None
+    """Equal for equal states before the action (GiGPO's step groups)."""
+    finish: str = "stop"
+    """`stop` (end of turn or stop string), or `length` (token limit)."""
+    imitate: bool = True
+    """False where a demonstration acted at random and shall not be imitated."""
+
+
+@dataclass
+class Row:
+    """One token sequence the learner sees."""
+
+    ids: NDArray[np.int32]
+    """Token ids, [L]."""
+    trained: NDArray[np.bool_]
+    """True where the policy sampled the token, [L]. Nothing else is trained on."""
+    logprobs: NDArray[np.float32]
+    """Log-prob under the rollout policy at the sampling temperature, [L]; 0 where not sampled."""
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Number of sampled tokens."""
+        return int(self.trained.sum())
+
+
+@dataclass
+class Trajectory:
+    """One episode: one row in a growing conversation, one row a turn in the `window` context."""
+
+    task: Task
+    member: int
+    """0 .. group_size - 1."""
+    rows: list[Row]
+    turns: list[Turn]
+    first_observation: str
+    """Observation of `reset`."""
+    status: Status
+    policy_version: int = 0
+    """Number of weight updates the rollout policy had seen."""
+    success: bool = False
+    """`info["success"]` at the end, else whether the reward of a terminated episode is positive."""
+    score: float | None = None
+    """`info["score"]` at the end, 0..1, where offered."""
+    category: str = ""
+    """`info["category"]`, for rates per category."""
+    name: str = ""
+    """`info["task"]`, a stable name of the task."""
+    answer: str | None = None
+    """`info["answer"]` at the end, where offered: what a majority vote counts."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """`info["metadata"]`: what the task is sorted by in tables, such as benchmark, subject and level."""
+    error: str = ""
+    """What failed, for `Status.FAILED`."""
+    num_retries: int = 0
+    """Infrastructure failures before this try."""
+
+    @property
+    def reward(self) -> float:
+        """Return of the episode: the undiscounted sum of its rewards."""
+        return float(sum(turn.reward for turn in self.turns))
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Sampled tokens over all rows."""
+        return sum(row.num_trained_tokens for row in self.rows)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens over all rows, prompts and observations included."""
+        return sum(len(row.ids) for row in self.rows)
+
+
+@dataclass
+class Group:
+    """G trajectories of one task: what a group-relative advantage compares."""
+
+    task: Task
+    trajectories: list[Trajectory]
+
+    @property
+    def rewards(self) -> NDArray[np.float64]:
+        """Returns, [G]."""
+        return np.array([t.reward for t in self.trajectories], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class StepSignal:
+    """What a gate may look at after backward and before the optimizer: one value each for the whole batch."""
+
+    reuse_index: int
+    """k, 1 for the first update on a batch."""
+    head_energy: float
+    """Squared Frobenius norm of the lm_head gradient, before clipping."""
+    grad_norm: float = 0.0
+    """Euclidean norm of the whole gradient, before clipping."""
+    loss: float = 0.0
+    """Value of the objective."""
+    kl: float = 0.0
+    """Mean k3 estimate of KL(rollout policy || current policy) over trained tokens."""
+    clip_fraction: float = 0.0
+    """Share of trained tokens whose ratio is outside the clip range on the active side."""
+    ess: float = 1.0
+    """Effective sample size of the ratios over the number of trained tokens, 0..1."""
+    m2: float = 0.0
+    """Mean squared log-ratio."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A gate's answer for one update."""
+
+    apply: bool
+    """Whether the gradient may reach the optimizer."""
+    stop: bool
+    """Whether reuse of this batch ends here."""
+    scale: float = 1.0
+    """Factor on the gradient where it is applied."""
+    reason: str = ""
+    """One word for logs: `reuse`, `surge`, `non_finite` ..."""
+    statistics: dict[str, float] = field(default_factory=dict)
+    """Numbers behind the decision (z-score, mean, std ...)."""
+
+
+Metrics = dict[str, Any]
+"""Flat name -> number mapping as it goes into metrics.jsonl."""
