@@ -1,0 +1,88 @@
+"""The Engine protocol: token ids in, sampled ids with log-probs out."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How one turn is sampled."""
+
+    max_new_tokens: int
+    """Most tokens generated."""
+    temperature: float = 1.0
+    """0 is greedy; log-probs are at this temperature (at 1 when greedy)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end the turn; the token that completes one is kept whole."""
+    stop_ids: frozenset[int] = field(default_factory=frozenset)
+    """Token ids that end the turn; kept."""
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled turn."""
+
+    ids: list[int]
+    """Sampled ids, the stopping one included."""
+    logprobs: list[float]
+    """Log-probs of those ids under the policy at the sampling temperature."""
+    finish: str
+    """`stop` or `length`."""
+    imitate: bool = True
+    """False for an exploratory action of a scripted policy."""
+
+
+class Engine(Protocol):
+    """What rollouts need from a generator of tokens. Embedded and vLLM engines pass the same tests."""
+
+    version: int
+    """Number of weight updates loaded."""
+    shares_weights: bool
+    """Whether the learner's own module decodes, so that `load_weights` gets no tensors."""
+
+    async def generate(
+        self, ids: list[int], sampling: Sampling, *, key: tuple[int, ...], session: str | None = None
+    ) -> Completion:
+        """Sample one turn.
+
+        Args:
+            ids: the whole row so far.
+            sampling: how to sample.
+            key: integers that alone determine the random numbers of this turn.
+            session: name of a growing row; its keys and values are kept between calls until `release`.
+        """
+        ...
+
+    def release(self, session: str) -> None:
+        """Free what is kept for a session."""
+        ...
+
+    async def score(self, ids: list[int], *, temperature: float = 1.0) -> list[float]:
+        """Log-prob of every id but the first given those before it, [L - 1]."""
+        ...
+
+    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, version: int) -> None:
+        """Use new weights from now on; keys and values of older weights are dropped."""
+        ...
+
+    def pause(self) -> None:
+        """Give memory back until the next turn or weights, where the platform can: the rollout is over."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Counts since the last call (tokens generated, tokens prefilled ...)."""
+        ...
+
+    def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+def random_stream(key: tuple[int, ...], count: int) -> NDArray[np.float64]:
+    """`count` uniform numbers in [0, 1) that depend on `key` alone (a counter-based generator, Philox)."""
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key))).random(count)

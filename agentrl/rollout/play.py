@@ -1,0 +1,280 @@
+"""Plays episodes: coroutines over `await engine.generate` and `await env.step`, each on its own clock."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from agentrl.config import RolloutConfig, note
+from agentrl.errors import InfrastructureError, RunError
+from agentrl.rollout.chat import Chat, PastTurn, window_prompt
+from agentrl.rollout.engine import Completion, Engine, Sampling
+from agentrl.rollout.workers import EnvPool, Handle
+from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
+
+MAX_RETRIES = 2
+"""Times an episode is played again after an infrastructure failure."""
+
+Policy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool]]
+"""A scripted policy: (info of the last reset or step, random numbers) -> (answer, whether to imitate it)."""
+
+
+@dataclass
+class _Draft:
+    """A row while it grows: ids, which of them were sampled, and their log-probs."""
+
+    ids: list[int]
+    trained: list[bool]
+    logprobs: list[float]
+
+    @classmethod
+    def start(cls, ids: list[int]) -> "_Draft":
+        return cls(list(ids), [False] * len(ids), [0.0] * len(ids))
+
+    def append(self, ids: list[int], logprobs: list[float] | None = None) -> None:
+        """Add sampled ids (with log-probs) or ids from outside."""
+        self.ids.extend(ids)
+        self.trained.extend([logprobs is not None] * len(ids))
+        self.logprobs.extend(logprobs if logprobs is not None else [0.0] * len(ids))
+
+    def finish(self) -> Row:
+        """The row up to its last sampled token; what follows cannot be trained on."""
+        end = len(self.trained) - self.trained[::-1].index(True)
+        return Row(
+            np.array(self.ids[:end], np.int32),
+            np.array(self.trained[:end], np.bool_),
+            np.array(self.logprobs[:end], np.float32),
+        )
+
+
+class Rollout:
+    """Plays groups of tasks with one engine.
+
+    Args:
+        engine: samples tokens.
+        chat: turns messages into ids.
+        pool: environments.
+        config: limits and context.
+        seed: keys the random numbers of every episode, with task, member and turn.
+        system: system message; None uses what the environment offers.
+        policy: a scripted policy that answers in the engine's place; its rows look exactly like sampled ones.
+    """
+
+    def __init__(
+        self,
+        engine: Engine | None,
+        chat: Chat,
+        pool: EnvPool,
+        config: RolloutConfig,
+        *,
+        seed: int,
+        system: str | None = None,
+        policy: Policy | None = None,
+    ) -> None:
+        assert (engine is None) != (policy is None), "either an engine or a scripted policy answers"
+        self.engine, self.chat, self.pool, self.config = engine, chat, pool, config
+        self.seed, self.system, self.policy = seed, system, policy
+        self.seconds = (0.0, 0.0)
+        """Wall and CPU seconds of the last `play`."""
+        self.failures: list[Trajectory] = []
+        """Episodes of the last `play` that no retry mended."""
+        self.num_left_out = 0
+        """Groups of the last `play` with too few whole episodes."""
+
+    def play(
+        self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
+    ) -> list[Group]:
+        """Play every task `group_size` times.
+
+        Episodes that infrastructure failures spoiled are left out; so is a group with fewer than 2 left (unless only
+        1 was asked for). Every failed trajectory is reported to `on_episode`.
+
+        Raises:
+            RunError: not one whole group came back, or a fatal failure (a dead retriever) struck.
+        """
+        started = time.perf_counter(), time.process_time()
+        trajectories: list[list[Trajectory]] = []
+        self.pool.renew()
+        try:
+            asyncio.run(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        if self.engine is not None:
+            self.engine.pause()
+        self.seconds = (time.perf_counter() - started[0], time.process_time() - started[1])
+        groups = []
+        for task, members in zip(tasks, trajectories, strict=True):
+            whole = [t for t in members if t.status is not Status.FAILED]
+            if len(whole) >= min(2, group_size):
+                groups.append(Group(task, whole))
+        self.failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
+        self.num_left_out = len(tasks) - len(groups)
+        if not groups:
+            raise RunError(f"no group of this batch could be played: {self.failures[0].error}")
+        if self.num_left_out:
+            note(f"{self.num_left_out} of {len(tasks)} groups left out after failures: {self.failures[0].error}")
+        return groups
+
+    async def _play_all(
+        self,
+        tasks: list[Task],
+        group_size: int,
+        on_episode: Callable[[Trajectory], None],
+        played: list[list[Trajectory]],
+    ) -> None:
+        """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
+        places = asyncio.Semaphore(self.config.max_concurrent)
+
+        async def play_one(task: Task, member: int) -> Trajectory:
+            trajectory = await self._play_with_retries(task, member, places)
+            on_episode(trajectory)
+            return trajectory
+
+        async with asyncio.TaskGroup() as episodes:
+            started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
+        played += [[episode.result() for episode in members] for members in started]
+
+    async def _play_with_retries(self, task: Task, member: int, places: asyncio.Semaphore) -> Trajectory:
+        error = ""
+        for attempt in range(MAX_RETRIES + 1):
+            async with AsyncExitStack() as place:
+                await place.enter_async_context(places)
+                handle = self.pool.acquire()
+                try:
+                    trajectory = await self._play_episode(task, member, handle, place)
+                except InfrastructureError as failure:
+                    self.pool.release(handle, broken=True)
+                    error = str(failure)
+                    continue
+                self.pool.release(handle)
+            trajectory.num_retries, trajectory.error = attempt, error
+            return trajectory
+        return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
+
+    async def _play_episode(self, task: Task, member: int, env: Handle, place: AsyncExitStack) -> Trajectory:
+        observation, info = await env.reset(task)
+        episode = _Episode(self, task, member, observation, info)
+        if self.engine is not None:
+            place.callback(self.engine.release, episode.session)
+        while episode.status is None:
+            action = await episode.answer()
+            if action is None:
+                break
+            if len(episode.turns) == self.config.max_turns:
+                # The engine is done with this episode: a slow verdict keeps nobody from its place.
+                await place.aclose()
+            episode.observe(action, *await env.step(action))
+        return episode.finish()
+
+    async def complete(
+        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+    ) -> Completion:
+        """One answer of the engine, or of the scripted policy as if an engine had sampled it."""
+        config = self.config
+        if self.engine is not None:
+            sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), self.chat.stop_ids)
+            return await self.engine.generate(ids, sampling, key=key, session=session)
+        assert self.policy is not None
+        text, imitate = self.policy(info, np.random.default_rng(key))
+        # A sampled answer is cut at a stop string, before any end of turn; a scripted one looks the same.
+        answer = self.chat.answer_ids(text, ends_turn=not text.endswith(tuple(config.stop)))
+        return Completion(answer, [0.0] * len(answer), "stop", imitate=imitate)
+
+
+class _Episode:
+    """State of one episode between two awaits."""
+
+    def __init__(self, rollout: Rollout, task: Task, member: int, observation: str, info: dict[str, Any]) -> None:
+        self.rollout, self.task, self.member = rollout, task, member
+        self.config, self.chat = rollout.config, rollout.chat
+        self.session = f"{task.position}/{member}"
+        self.system = rollout.system if rollout.system is not None else info.get("system")
+        self.tools = info.get("tools")
+        self.first_observation = self.observation = observation
+        self.info = info
+        self.rows: list[_Draft] = []
+        self.turns: list[Turn] = []
+        self.past: list[PastTurn] = []
+        self.status: Status | None = None
+        self.version = rollout.engine.version if rollout.engine is not None else 0
+
+    async def answer(self) -> str | None:
+        """Let the model act; None (and a status) where the context has no room for another turn."""
+        row = self._next_row()
+        if len(row.ids) >= self.config.max_context_tokens:
+            self.status = Status.TOKEN_LIMIT
+            if not any(row.trained):
+                self.rows.pop()
+            return None
+        completion = await self.rollout.complete(
+            row.ids,
+            self.info,
+            key=(self.rollout.seed, self.task.position, self.member, len(self.turns)),
+            session=self.session if self.config.context != "window" else None,
+        )
+        start = len(row.ids)
+        row.append(completion.ids, completion.logprobs)
+        text = self.chat.decode_answer(completion.ids)
+        anchor = self.info.get("anchor")
+        self.turns.append(
+            Turn(
+                len(self.rows) - 1, start, len(row.ids), text, "", 0.0,
+                anchor=anchor, finish=completion.finish, imitate=completion.imitate,
+            )
+        )  # fmt: skip
+        return text
+
+    def observe(
+        self, action: str, observation: str, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> None:
+        """Take in what the environment answered."""
+        turn = self.turns[-1]
+        turn.observation, turn.reward = observation, reward
+        turn.is_valid = bool(info.get("is_valid_action", True))
+        self.past.append(PastTurn(self.observation, action))
+        self.observation, self.info = observation, {**self.info, "success": terminated and reward > 0, **info}
+        if terminated:
+            self.status = Status.TERMINATED
+        elif truncated:
+            self.status = Status.TRUNCATED
+        elif len(self.turns) >= self.config.max_turns:
+            self.status = Status.TURN_LIMIT
+
+    def finish(self) -> Trajectory:
+        """The finished trajectory."""
+        assert self.status is not None
+        rows = [row.finish() for row in self.rows]
+        for turn in self.turns:
+            assert rows[turn.row].trained[turn.start : turn.end].all(), "a turn's tokens are sampled tokens"
+        score = self.info.get("score")
+        return Trajectory(
+            self.task, self.member, rows, self.turns, self.first_observation, self.status, self.version,
+            success=bool(self.info.get("success", False)),
+            score=None if score is None else float(score),
+            category=str(self.info.get("category", "")),
+            name=str(self.info.get("task", "")),
+            answer=self.info.get("answer"),
+            metadata=dict(self.info.get("metadata", {})),
+        )  # fmt: skip
+
+    def _next_row(self) -> _Draft:
+        """The row that the next answer extends."""
+        if self.config.context == "window":
+            prompt = window_prompt(
+                self.observation,
+                self.past[len(self.past) - min(self.config.window_turns, len(self.past)) :],
+                task=self.first_observation,
+                num_turns=len(self.turns),
+            )
+            self.rows.append(_Draft.start(self.chat.open(prompt, system=self.system, tools=self.tools)))
+        elif not self.rows:
+            self.rows.append(_Draft.start(self.chat.open(self.observation, system=self.system, tools=self.tools)))
+        elif self.config.context == "continuation":
+            self.rows[0].append(self.chat.continue_raw(self.observation))
+        else:
+            self.rows[0].append(self.chat.follow(self.rows[0].ids, self.observation))
+        return self.rows[-1]

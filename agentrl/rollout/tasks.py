@@ -1,0 +1,82 @@
+"""Which tasks are played next: a seeded stream for training, a fixed list for evaluation; the two never meet."""
+
+import numpy as np
+
+from agentrl.types import Task
+
+_SEED_SPAN = 2**30
+"""Environments without a task list: training seeds lie below this number, evaluation seeds above."""
+
+
+class TaskSampler:
+    """An endless, resumable stream of training tasks.
+
+    Tasks are assigned by position, so the stream is the same on any number of processes. Enumerable tasks come in
+    seeded permutations, each task once an epoch.
+
+    Args:
+        env_id: environment.
+        split: split the tasks belong to.
+        indices: task numbers of the split; None where the environment cannot enumerate.
+        seed: seed of the order.
+    """
+
+    def __init__(self, env_id: str, split: str, *, indices: list[int] | None, seed: int) -> None:
+        self.env_id, self.split, self.indices, self.seed = env_id, split, indices, seed
+        self.position = 0
+
+    def take(self, count: int) -> list[Task]:
+        """The next `count` tasks."""
+        tasks = [self._task(position) for position in range(self.position, self.position + count)]
+        self.position += count
+        return tasks
+
+    def state_dict(self) -> dict[str, int]:
+        """Place in the stream."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Continue where a saved sampler stood."""
+        self.position = int(state["position"])
+
+    def _task(self, position: int) -> Task:
+        seed = int(np.random.default_rng((self.seed, position)).integers(_SEED_SPAN))
+        index = None
+        if self.indices is not None:
+            epoch, place = divmod(position, len(self.indices))
+            order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.indices))
+            index = self.indices[int(order[place])]
+        return Task(self.env_id, self.split, seed, index, position)
+
+
+def evaluation_tasks(env_id: str, split: str, *, indices: list[int] | None, count: int | None) -> list[Task]:
+    """Held-out tasks, each exactly once: all of a split, or an evenly spread part of it.
+
+    Args:
+        env_id: environment.
+        split: split of the tasks.
+        indices: task numbers of the split; None where the environment cannot enumerate.
+        count: how many; None takes all of an enumerable split, else 64.
+    """
+    if indices is None:
+        return [Task(env_id, split, _SEED_SPAN + i, None, i) for i in range(count or 64)]
+    count = min(count or len(indices), len(indices))
+    chosen = [indices[i * len(indices) // count] for i in range(count)]
+    return [Task(env_id, split, _SEED_SPAN + i, index, i) for i, index in enumerate(chosen)]
+
+
+def split_indices(
+    *, split: str, eval_split: str, num_tasks: int | None, num_eval_tasks: int | None, eval_count: int | None
+) -> tuple[list[int] | None, list[int] | None]:
+    """Task numbers for training and for evaluation that never overlap.
+
+    Where both use one split of an enumerable environment, the last tasks (`eval_count`, at most a fifth) are held out.
+    """
+    if num_tasks is None or num_eval_tasks is None:
+        return (None if num_tasks is None else list(range(num_tasks))), (
+            None if num_eval_tasks is None else list(range(num_eval_tasks))
+        )
+    if split != eval_split:
+        return list(range(num_tasks)), list(range(num_eval_tasks))
+    held_out = max(1, min(eval_count or 64, num_tasks // 5))
+    return list(range(num_tasks - held_out)), list(range(num_tasks - held_out, num_tasks))
