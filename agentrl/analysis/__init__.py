@@ -1,0 +1,1 @@
+"""What the paper measured, as pure functions."""

@@ -1,0 +1,199 @@
+"""Save and resume everything, without pickles: safetensors and JSON only.
+
+A checkpoint is a folder in Hugging Face format (weights, config, tokenizer, chat template) with a folder `trainer/`
+beside the weights: optimizer moments, counters, gate window, task position; of a LoRA policy also the factors, beside
+merged weights. Tensors are whole and named: any number of processes goes on, sharded or not. It is written under a
+temporary name, flushed to the disk and renamed, and carries the size and SHA-256 of every file, so a half-written or
+damaged one is recognised and the one before it is used. Checkpoints lie between rollout batches: no part of a batch is
+pending.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from agentrl.errors import CheckpointError
+
+_MANIFEST = "trainer/manifest.json"
+
+
+@dataclass
+class TrainerState:
+    """All of a run but its weights."""
+
+    step: int
+    """Rollout batches done."""
+    learner: dict[str, Any]
+    """`Learner.state_dict()`."""
+    sampler: dict[str, Any]
+    """`TaskSampler.state_dict()`."""
+    config: dict[str, Any]
+    """The resolved config the state belongs to."""
+    divergence: dict[str, torch.Tensor]
+    """Weights of the last divergence measurement where they are not those of the checkpoint itself."""
+    trained: list[str] = field(default_factory=list)
+    """Names of the trained parameters in the optimizer's order."""
+    adapter: dict[str, torch.Tensor] = field(default_factory=dict)
+    """Factors of a LoRA policy."""
+
+
+def save_checkpoint(
+    run: Path, state: TrainerState, *, module: Any, weights: dict[str, torch.Tensor], tokenizer: Any, keep: int
+) -> Path:
+    """Write `run/checkpoints/step-NNNNNN` and delete all but the newest `keep`.
+
+    Args:
+        run: run folder.
+        state: everything but the weights.
+        module: the architecture.
+        weights: its plain weights (`weights.plain_weights`).
+        tokenizer: its tokenizer.
+        keep: checkpoints to keep.
+    """
+    folder = run / "checkpoints" / f"step-{state.step:06d}"
+    draft = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        _write(draft, state, module, weights, tokenizer)
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+        _flush_folder(folder.parent)
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    for old in _checkpoints(run)[:-keep]:
+        shutil.rmtree(old)
+    return folder
+
+
+def save_model(folder: Path, module: Any, tokenizer: Any, *, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Weights (the module's own, or those given), config, tokenizer and chat template in Hugging Face format."""
+    transformers_logging.disable_progress_bar()
+    module.save_pretrained(folder, state_dict=weights)
+    tokenizer.save_pretrained(folder)
+
+
+def newest_checkpoint(run: Path) -> Path:
+    """The newest whole checkpoint of a run; damaged ones are skipped with a warning.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not run.is_dir():
+        raise CheckpointError(f"no run folder at {run}.")
+    found = _checkpoints(run)
+    for folder in reversed(found):
+        problem = find_damage(folder)
+        if problem is None:
+            return folder
+        warnings.warn(f"checkpoint {folder} is damaged ({problem}); trying the one before it.", stacklevel=2)
+    reason = "all of them are damaged" if found else "the run ended before the first one was written"
+    raise CheckpointError(f"no usable checkpoint in {run / 'checkpoints'}: {reason}. Start the run again.")
+
+
+def load_adapter(folder: Path, module: Any) -> None:
+    """Give a LoRA policy the factors of a checkpoint."""
+    path = folder / "trainer" / "adapter.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"{folder} holds no adapter; resume with the model.lora_rank it was trained with.")
+    factors = load_file(path)
+    own = {name: parameter for name, parameter in module.named_parameters() if "lora_" in name}
+    if {n: t.shape for n, t in factors.items()} != {n: p.shape for n, p in own.items()}:
+        raise CheckpointError(f"{folder}: the adapter has another rank or other targets than model.lora_rank/targets.")
+    for name, parameter in own.items():
+        parameter.data.copy_(factors[name])
+
+
+def load_trainer_state(folder: Path, names: list[str]) -> TrainerState:
+    """The state beside the weights of a checkpoint; `names` are the trained parameters in the optimizer's order."""
+    plain = json.loads((folder / "trainer" / "state.json").read_text())
+    tensors = load_file(folder / "trainer" / "optimizer.safetensors")
+    optimizer: dict[int, dict[str, torch.Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition("/")
+        if name not in names:
+            raise CheckpointError(f"{folder}: the optimizer state names {name!r}, which this model does not train.")
+        optimizer.setdefault(names.index(name), {})[kind] = tensor
+    previous = folder / "trainer" / "divergence.safetensors"
+    return TrainerState(
+        step=plain["step"],
+        learner={**plain["learner"], "optimizer": optimizer},
+        sampler=plain["sampler"],
+        config=plain["config"],
+        divergence=load_file(previous) if previous.exists() else {},
+    )
+
+
+def find_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, or None: every file must have its recorded size and SHA-256."""
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"no readable {_MANIFEST}"
+    for name, (size, digest) in manifest.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size} bytes, {size} were written"
+        if _digest(path) != digest:
+            return f"{name} has changed"
+    return None
+
+
+def _write(draft: Path, state: TrainerState, module: Any, weights: dict[str, torch.Tensor], tokenizer: Any) -> None:
+    save_model(draft, module, tokenizer, weights=weights)
+    (draft / "trainer").mkdir()
+    optimizer = {
+        f"{state.trained[index]}/{kind}": tensor.contiguous()
+        for index, kinds in state.learner["optimizer"].items()
+        for kind, tensor in kinds.items()
+    }
+    save_file(optimizer, draft / "trainer" / "optimizer.safetensors")
+    if state.divergence:
+        save_file(state.divergence, draft / "trainer" / "divergence.safetensors")
+    if state.adapter:
+        save_file({n: t.contiguous() for n, t in state.adapter.items()}, draft / "trainer" / "adapter.safetensors")
+    learner = {key: value for key, value in state.learner.items() if key != "optimizer"}
+    plain = {"step": state.step, "learner": learner, "sampler": state.sampler, "config": state.config}
+    (draft / "trainer" / "state.json").write_text(json.dumps(plain))
+    files = sorted(path for path in draft.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(draft)): (path.stat().st_size, _digest(path)) for path in files}
+    (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    for path in [*files, draft / _MANIFEST]:
+        _flush_file(path)
+    _flush_folder(draft / "trainer")
+    _flush_folder(draft)
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    """Checkpoint folders, oldest first."""
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

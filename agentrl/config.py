@@ -1,0 +1,553 @@
+"""The typed config tree: one TOML file is one experiment, overrides are dotted (`--learner.lr 1e-3`).
+
+Every field carries its meaning, unit and range here; `python -m agentrl.train --help` prints them. Unknown keys and
+values out of range are answered with one line that names the key, the file and the remedy.
+"""
+
+import copy
+import difflib
+import hashlib
+import importlib
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+
+from agentrl.errors import ConfigError
+
+_TINY_LR = 1e-3
+_SECRET = re.compile(r"(^|[._])(token|secret|password|passwd|api_?key|credentials?)$")
+
+
+def note(text: str) -> None:
+    """Print a remark on stderr, apart from what a command prints as its result."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+class Section(BaseModel):
+    """A table of the TOML file; field docstrings become the help text."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class EnvConfig(Section):
+    """Which environment is played, and how a model talks to it."""
+
+    id: str = "agentrl/ALFWorld-v0"
+    """Gymnasium id, or `module:Class` for an environment of your own."""
+    split: str = "train"
+    """Split that training tasks come from."""
+    eval_split: str = "valid_unseen"
+    """Split that evaluation tasks come from; never shares a task with `split`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    format: str = "plain"
+    """How an answer becomes an action: `plain` (the text itself), `think_action` (the text between <action> tags), or
+    `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
+    system: str | None = None
+    """System message; None uses what the environment offers, if anything."""
+
+
+class TinyModelConfig(Section):
+    """Shape of a small model with its own tokenizer, built when `model.path = "tiny"`."""
+
+    hidden_size: int = Field(64, ge=8)
+    """Width."""
+    num_layers: int = Field(2, ge=1)
+    """Transformer blocks."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads."""
+    num_kv_heads: int = Field(2, ge=1)
+    """Key/value heads."""
+    intermediate_size: int = Field(192, ge=8)
+    """Width of the MLP."""
+    tie_embeddings: bool = False
+    """Whether the lm_head shares the embedding matrix."""
+    max_positions: int = Field(4096, ge=16)
+    """Longest row the model accepts, in tokens."""
+    entity_names: bool = True
+    """Whether a word and the number behind it are one token (`cabinet 13`); off where numbers are computed with."""
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: str = "tiny"
+    """Folder or hub name of a Hugging Face causal LM, or `tiny`."""
+    tiny: TinyModelConfig = TinyModelConfig()
+    """Shape of the tiny model."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Type of the weights while training."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more compute."""
+    lora_rank: int = Field(0, ge=0)
+    """Train adapters of this rank and freeze the rest (package peft); 0 trains all weights."""
+    lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Names of the layers that get adapters; `lm_head` is possible."""
+
+
+class WarmstartConfig(Section):
+    """Imitation of the environment's expert before RL; makes a base policy where no pretrained one is at hand."""
+
+    episodes: int = Field(0, ge=0)
+    """Expert episodes to imitate; 0 skips the warm start."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Probability that a turn of a demonstration errs (the expert then recovers)."""
+    train_noise: bool = False
+    """Whether those errors are imitated too; False masks them."""
+    passes: float = Field(1.0, gt=0)
+    """Passes over the demonstrations."""
+    batch_size: int = Field(8, ge=1)
+    """Episodes per optimizer step."""
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate of AdamW (embeddings, head, norms)."""
+    muon_lr: float = Field(0.02, ge=0)
+    """Peak learning rate of Muon (matrices inside the blocks); 0 uses AdamW for all."""
+    observation_weight: float = Field(1.0, ge=0)
+    """Weight of the loss on the environment's tokens relative to the expert's own."""
+    seed: int = Field(0, ge=0)
+    """Seed of demonstrations and initial weights; apart from `train.seed`, so that runs can share a warm start."""
+    cache_dir: str | None = None
+    """Folder that keeps finished warm starts by content hash; None uses ~/.cache/agentrl."""
+
+
+class RolloutConfig(Section):
+    """How episodes are played."""
+
+    engine: Literal["local", "vllm"] = "local"
+    """`local` decodes with the learner's own module; `vllm` with vLLM, in the learner's process or on `endpoints`."""
+    endpoints: list[str] = Field(default_factory=list)
+    """vllm: addresses of running servers (`http://host:8000`), at least one for every learner process."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """vllm: keyword arguments of vLLM's EngineArgs (`gpu_memory_utilization`); with endpoints `weight_sync` (`disk`, or
+    `nccl` from GPU to GPU), `folder` that the servers see too, `address` of this machine."""
+    turn_timeout_s: float = Field(600.0, gt=0)
+    """vllm: patience for one turn, and for a server that is away."""
+    sync_tolerance: float = Field(0.1, gt=0)
+    """vllm: mean gap between the engine's and the learner's log-probs of some tokens, in nats, above which the run
+    stops after a weight sync."""
+    context: Literal["conversation", "window", "continuation"] = "conversation"
+    """`conversation`: one growing chat; `window`: a fresh prompt each turn; `continuation`: the environment's text is
+    appended raw inside one assistant turn."""
+    window_turns: int = Field(2, ge=0)
+    """Past turns shown in the `window` context."""
+    max_turns: int = Field(20, ge=1)
+    """Actions per episode."""
+    max_new_tokens: int = Field(16, ge=1)
+    """Generated tokens per turn."""
+    max_context_tokens: int = Field(2048, ge=8)
+    """Longest row: prompt, observations and answers together."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probs everywhere are at this temperature."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a turn, kept in the text."""
+    max_concurrent: int = Field(128, ge=1)
+    """Episodes played at once in a process."""
+    env_workers: int | None = Field(None, ge=0)
+    """Processes that run environments; 0 steps them in-process; None: 0 for the built-in ones, else 2."""
+    step_timeout_s: float = Field(60.0, gt=0)
+    """Patience for one reset or step of an environment in a worker process."""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    steps: int = Field(100, ge=0)
+    """Rollout batches."""
+    groups_per_step: int = Field(16, ge=1)
+    """Tasks per rollout batch."""
+    group_size: int = Field(8, ge=2)
+    """Trajectories per task."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; None: 1 for tiny models, else torch's own choice."""
+
+
+class AdvantageConfig(Section):
+    """Rewards of a group -> advantages."""
+
+    estimator: Literal["grpo", "rloo", "dr_grpo", "reinforce_pp", "gigpo"] = "grpo"
+    """Which estimator (see agentrl/learner/advantage.py)."""
+    ddof: Literal[0, 1] = 1
+    """Standard deviation of the group: 1 sample, 0 population."""
+    invalid_action_penalty: float = Field(0.0, ge=0)
+    """Subtracted from the advantage of the tokens of an invalid action; never divided by a standard deviation."""
+    step_weight: float = Field(1.0, ge=0)
+    """GiGPO: weight of the step-level advantage."""
+    discount: float = Field(0.95, gt=0, le=1)
+    """GiGPO: discount of the step returns."""
+    drop_equal: bool = False
+    """Leave groups of equal rewards out of the batch, its denominator included; else they only count there."""
+
+
+class LossConfig(Section):
+    """Per-token policy loss."""
+
+    kind: Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po"] = "clip"
+    """Which loss (see agentrl/learner/loss.py)."""
+    clip_low: float = Field(0.2, gt=0)
+    """Ratio clip below 1."""
+    clip_high: float = Field(0.2, gt=0)
+    """Ratio clip above 1 (0.28 is DAPO's clip-higher)."""
+    dual_clip: float = Field(3.0, gt=1)
+    """dual_clip: bound on the ratio where the advantage is negative."""
+    m2_threshold: float = Field(0.04, gt=0)
+    """m2po: largest mean squared log-ratio of the tokens kept."""
+    normalization: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """`token_mean`: over all trained tokens; `sequence_mean`: mean of per-row means; `constant`: Dr.GRPO, sum over
+    rows divided by the number of rows times `rollout.max_context_tokens`."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the reference policy (the model at the start)."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that KL."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Whether that KL is added to the loss of every token or taken from the reward of its trajectory."""
+    tis_cap: float | None = Field(None, ge=0)
+    """Truncated importance sampling: cap on the engine-mismatch weight; 0 is off; None: 2 with vLLM, else off."""
+    tis_kind: Literal["truncate", "mask"] = "truncate"
+    """What happens beyond the cap: the weight is cut there, or the token is left out (also below 1 / cap)."""
+
+
+class GateConfig(Section):
+    """Decides after each backward whether the gradient is applied and whether the batch is used again."""
+
+    kind: Literal["dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip"] = "dgg"
+    """Which gate (see agentrl/learner/gate.py)."""
+    tau: float = 0.1
+    """dgg, total_norm_z: Z-score above which a step is discarded."""
+    window: int = Field(20, ge=2)
+    """dgg, total_norm_z: number W of past increments in the statistics."""
+    epsilon: float = Field(1e-8, ge=0)
+    """dgg, total_norm_z: added to the standard deviation."""
+    ddof: Literal[0, 1] = 1
+    """dgg, total_norm_z: 1 sample, 0 population standard deviation."""
+    predecessor: Literal["observed", "accepted"] = "observed"
+    """Which energy precedes an increment after a discard: the last computed one or the last applied one."""
+    window_scope: Literal["all", "reuse"] = "all"
+    """Whether increments at k = 1 enter the window."""
+    until_full: Literal["reuse", "single"] = "reuse"
+    """Before the window is full: reuse freely (the paper) or use every batch once."""
+    energy: Literal["head", "tied"] = "head"
+    """With tied embeddings: energy of the head's own gradient or of the whole tied gradient."""
+    action: Literal["discard_stop", "apply_stop", "discard_continue"] = "discard_stop"
+    """What a surge triggers; the latter two are ablations."""
+    threshold: float | None = None
+    """kl, ess, clip_fraction, m2, zclip: the limit; None uses the method's own."""
+    stop_prob: float = Field(0.2, ge=0, le=1)
+    """random: probability of stopping at each reuse step."""
+    k: int = Field(1, ge=1)
+    """fixed: uses of each batch."""
+
+
+class LearnerConfig(Section):
+    """Optimizer and reuse."""
+
+    max_reuse: int = Field(4, ge=1)
+    """K: most optimizer steps on one rollout batch."""
+    lr: float = Field(1e-6, gt=0)
+    """Learning rate; the tiny model takes 1e-3 where none is given."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first moment."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm clip, after the gate."""
+    warmup_batches: int = Field(0, ge=0)
+    """Rollout batches over which the learning rate rises linearly."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches."""
+    microbatch_tokens: int = Field(16384, ge=1)
+    """Token budget of one forward pass, padding included."""
+    shard: bool = False
+    """With several processes: cut weights, gradients and moments over them (FSDP2)."""
+
+
+class EvalConfig(Section):
+    """Evaluation on held-out tasks."""
+
+    every: int = Field(0, ge=0)
+    """Rollout batches between evaluations; 0: only before and after the run."""
+    tasks: int | None = Field(None, ge=1)
+    """Tasks, each played exactly once per evaluation; None plays all of the split (64 where it cannot be counted)."""
+    temperature: float = Field(0.4, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    samples: int | None = Field(None, ge=1)
+    """Episodes per task, for mean@k; None: 1 while training, in `agentrl.evaluate` the benchmark's usual number."""
+
+
+class CheckpointConfig(Section):
+    """Saving."""
+
+    every: int = Field(25, ge=0)
+    """Rollout batches between checkpoints; 0: only at the end."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+
+
+class TrackingConfig(Section):
+    """What a run writes."""
+
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    """Where curves go beside metrics.jsonl."""
+    trajectories_every: int = Field(1, ge=0)
+    """Rollout batches between stored trajectory files; 0 stores none."""
+    divergence_every: int = Field(10, ge=0)
+    """Rollout batches between measurements of the relative weight change per group of layers; 0: never."""
+    head_bound: bool = False
+    """Log c_max of Theorem 2 at every gradient (costs about a tenth of the head's backward pass)."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    env: EnvConfig = EnvConfig()
+    """Environment."""
+    model: ModelConfig = ModelConfig()
+    """Policy."""
+    warmstart: WarmstartConfig = WarmstartConfig()
+    """Imitation before RL."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Episodes."""
+    train: TrainConfig = TrainConfig()
+    """The loop."""
+    advantage: AdvantageConfig = AdvantageConfig()
+    """Credit."""
+    loss: LossConfig = LossConfig()
+    """Objective."""
+    gate: GateConfig = GateConfig()
+    """Reuse gate."""
+    learner: LearnerConfig = LearnerConfig()
+    """Optimizer."""
+    eval: EvalConfig = EvalConfig()
+    """Evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Logs."""
+
+    @model_validator(mode="after")
+    def _settle_defaults(self) -> Self:
+        """Defaults that depend on another table become numbers, so that the run folder shows them."""
+        if self.loss.tis_cap is None:
+            self.loss.tis_cap = 2.0 if self.rollout.engine == "vllm" else 0.0
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_lr(cls, tree: Any) -> Any:
+        """A tiny random model does not move at the rate that suits a pretrained one."""
+        learner, model = (tree.get(name, {}) for name in ("learner", "model"))
+        if not isinstance(learner, dict) or not isinstance(model, dict) or "lr" in learner:
+            return tree
+        tiny = model.get("path", ModelConfig().path) == "tiny"
+        return {**tree, "learner": {**learner, "lr": _TINY_LR}} if tiny else tree
+
+
+def load_config(
+    source: Path | dict[str, Any] | None, overrides: list[str] | None = None, *, notify: Callable[[str], None] = note
+) -> Config:
+    """A config with dotted overrides on top.
+
+    An `env.id` among the overrides that is not the source's also drops what the source says for its own environment
+    alone: `env.options`, and an `env.format` that is a wrapper of somebody's.
+
+    Args:
+        source: TOML file, the resolved tree of an earlier run, or None for the defaults.
+        overrides: command-line words such as `["--learner.lr", "1e-3", "--env.options.num_games=50"]`.
+        notify: is told what was dropped, one line.
+
+    Raises:
+        ConfigError: unreadable file, unknown key, wrong type, value out of range; one line per problem.
+    """
+    tree = read_toml(source) if isinstance(source, Path) else copy.deepcopy(source or {})
+    origin = {key: str(source) if isinstance(source, Path) else "run folder" for key, _ in _leaves(tree)}
+    pairs = parse_overrides(overrides or [])
+    _drop_foreign_options(tree, dict(pairs).get("env.id"), notify)
+    for key, value in pairs:
+        _assign(tree, key, value)
+        origin[key] = "command line"
+    protocol = tree.get("env", {}).get("format")
+    for key, value in _protocol_defaults(protocol).items() if isinstance(protocol, str) else ():
+        if origin.setdefault(key, protocol) == protocol:
+            _assign(tree, key, value)
+    return build_config(tree, origin)
+
+
+def _protocol_defaults(path: str) -> dict[str, Any]:
+    """What the wrapper that `env.format` names asks of rollout and learner: its `config_defaults`, by dotted key."""
+    module, _, name = path.partition(":")
+    try:
+        wrapper = getattr(importlib.import_module(module), name, None) if name else None
+    except ImportError:  # told where the environment is made
+        wrapper = None
+    return dict(getattr(wrapper, "config_defaults", {}))
+
+
+def build_config(tree: dict[str, Any], origin: dict[str, str] | None = None) -> Config:
+    """A checked Config from nested dictionaries; `origin` maps dotted keys to where they were written."""
+    _refuse_secrets(tree)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(problem, origin or {}) for problem in error.errors())) from None
+
+
+def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
+    """(other words, overrides) of a command line: `--a.b value` and `--a.b=value` are overrides."""
+    others, overrides = [], []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if not (word.startswith("--") and "." in word.split("=")[0]):
+            others.append(word)
+            continue
+        overrides.append(word)
+        if "=" not in word and rest:
+            overrides.append(rest.pop(0))
+    return others, overrides
+
+
+def parse_overrides(words: list[str]) -> list[tuple[str, Any]]:
+    """`["--a.b", "1", "--c.d=x"]` -> `[("a.b", 1), ("c.d", "x")]`; values are TOML, bare words are strings."""
+    pairs = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--") or "." not in word.split("=")[0]:
+            raise ConfigError(f"expected an override such as --learner.lr 1e-3, got {word!r} (command line).")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ConfigError(f"--{key} needs a value, e.g. --{key} 1 (command line).")
+            value = words.pop(0)
+        pairs.append((key.replace("-", "_"), _parse_value(value)))
+    return pairs
+
+
+def describe_fields() -> Iterator[tuple[str, str, str]]:
+    """(dotted key, default, meaning) of every field, in file order."""
+    for section, info in Config.model_fields.items():
+        yield from _describe_section(section, info)
+
+
+def content_hash(*parts: Any) -> str:
+    """Twelve hex digits that name JSON-able values; equal values give equal names in every process."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def diff_configs(old: Config, new: Config) -> list[str]:
+    """One line `key: old -> new` for every field that differs."""
+    before, after = dict(_leaves(old.model_dump())), dict(_leaves(new.model_dump()))
+    keys = [*before, *(key for key in after if key not in before)]
+    return [f"{key}: {before.get(key)!r} -> {after.get(key)!r}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _describe_section(prefix: str, info: FieldInfo) -> Iterator[tuple[str, str, str]]:
+    section = info.annotation
+    assert isinstance(section, type)
+    assert issubclass(section, Section)
+    for name, field in section.model_fields.items():
+        key = f"{prefix}.{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _describe_section(key, field)
+        else:
+            yield (
+                key,
+                json.dumps(field.get_default(call_default_factory=True)),
+                " ".join((field.description or "").split()),
+            )
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tree of a TOML file; one clear line where it is missing or not TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"no config file at {path}.{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the config file {path}: {error}.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}.") from None
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _refuse_secrets(tree: dict[str, Any]) -> None:
+    """Run folders keep the whole config and the command: no place for passwords."""
+    for key, value in _leaves({"env": tree.get("env", {})} if isinstance(tree.get("env", {}), dict) else {}):
+        if isinstance(value, str) and value and _SECRET.search(key.lower()):
+            raise ConfigError(
+                f"{key} looks like a secret, and run folders keep all options. Put it into an environment variable and "
+                "give the variable's name to the environment (token_variable of envs.adapters.remote:RemoteEnv)."
+            )
+
+
+def _drop_foreign_options(tree: dict[str, Any], env_id: Any, notify: Callable[[str], None]) -> None:
+    env = tree.get("env")
+    if env_id is None or not isinstance(env, dict):
+        return
+    old = env.get("id", EnvConfig().id)
+    foreign = [
+        key
+        for key in ("options", "format")
+        if env.get(key) and (key == "options" or ":" in str(env[key])) and old != env_id
+    ]
+    for key in foreign:
+        notify(f"env.{key} = {json.dumps(env.pop(key), default=str)} is for {old}, not for {env_id}: dropped")
+
+
+def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
+    *parents, leaf = key.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"--{key}: {parent} is a value, not a table (command line).")
+    tree[leaf] = value
+
+
+def _parse_value(text: str) -> Any:
+    if text == "null":  # TOML has no word for it; `none` is a gate
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(problem: Any, origin: dict[str, str]) -> str:
+    path = [str(part) for part in problem["loc"]]
+    key = ".".join(path)
+    where = next((source for known, source in origin.items() if known == key or known.startswith(key + ".")), None)
+    where = where or next((source for known, source in origin.items() if key.startswith(known)), "config")
+    if problem["type"] == "extra_forbidden":
+        known = [name for name, _, _ in describe_fields()]
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        near = near or [name for name in known if name.split(".")[-1] == path[-1]][:1]
+        near = near or difflib.get_close_matches(key, list(Config.model_fields), n=1)
+        hint = f" Did you mean {near[0]}?" if near else f" Tables are: {', '.join(Config.model_fields)}."
+        return f"unknown key {key} ({where}).{hint}"
+    default = next((text for name, text, _ in describe_fields() if name == key), None)
+    remedy = f" Remove the line to use {default}." if default is not None else ""
+    message = problem["msg"].replace("Input should be", "must be").replace("greater than or equal to", ">=")
+    message = message.replace("less than or equal to", "<=").replace("greater than", ">").replace("less than", "<")
+    return f"{key} {message}, got {problem['input']!r} ({where}).{remedy}"

@@ -1,0 +1,356 @@
+"""python -m agentrl.evaluate MODEL_OR_RUN: success rates, or mean@k, pass@k and majority@k, with intervals."""
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from agentrl.analysis.curves import wilson_interval
+from agentrl.analysis.sampling import Accuracy, accuracy_table, bootstrap_interval, mean_at_k
+from agentrl.checkpoint import newest_checkpoint
+from agentrl.cli import main_guard, parse_command_line
+from agentrl.config import Config, EnvConfig, ModelConfig, load_config
+from agentrl.errors import CheckpointError, UserError
+from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engines import make_engine
+from agentrl.rollout.play import Policy, Rollout
+from agentrl.rollout.scripted import expert_policy, random_policy
+from agentrl.rollout.tasks import evaluation_tasks, split_indices
+from agentrl.rollout.workers import EnvPool, EnvSpec, conventions, count_tasks, default_workers
+from agentrl.run_folder import read_run_config
+from agentrl.samples import (
+    SampleFile,
+    accuracy_record,
+    accuracy_view,
+    describe_sampling,
+    problem_samples,
+    sampling_line,
+)
+from agentrl.tracking import console, default_run_folder, describe_software, progress, say
+from agentrl.types import Metrics, Status, Task, Trajectory
+
+EVAL_SEED = 2**31
+"""Keys the random numbers of evaluations: the same in every run, and apart from any `train.seed`."""
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Successes of one category."""
+
+    successes: int
+    count: int
+    bounds: tuple[float, float] | None = None
+    """95 % interval where tasks were played several times: then episodes are not independent."""
+
+    @property
+    def value(self) -> float:
+        """Share of successes, 0..1."""
+        return self.successes / self.count if self.count else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval, else the given one."""
+        return self.bounds or wilson_interval(self.successes, self.count)
+
+
+@dataclass
+class Evaluation:
+    """Result of playing held-out tasks, each equally often."""
+
+    trajectories: list[Trajectory]
+    """`samples` a task."""
+    split: str
+    """Where the tasks come from."""
+    temperature: float | None
+    """Sampling temperature; None for scripted policies."""
+    samples: int = 1
+    """Episodes per task."""
+
+    @property
+    def total(self) -> Rate:
+        """Successes over all tasks; an episode that could not be played counts as none."""
+        return self._rate(self.trajectories)
+
+    @property
+    def accuracy(self) -> dict[str, Accuracy]:
+        """mean@k, pass@k and majority@k per benchmark and its parts."""
+        return accuracy_table(problem_samples(self.trajectories))
+
+    def _rate(self, trajectories: list[Trajectory]) -> Rate:
+        successes = sum(t.success for t in trajectories)
+        if self.samples == 1:
+            return Rate(successes, len(trajectories))
+        estimate = bootstrap_interval([mean_at_k(p.correct) for p in problem_samples(trajectories)])
+        return Rate(successes, len(trajectories), (estimate.low, estimate.high))
+
+    @property
+    def by_category(self) -> dict[str, Rate]:
+        """Successes per category, by name."""
+        members: dict[str, list[Trajectory]] = defaultdict(list)
+        for trajectory in self.trajectories:
+            if trajectory.category:
+                members[trajectory.category].append(trajectory)
+        return {name: self._rate(trajectories) for name, trajectories in sorted(members.items())}
+
+    def metrics(self) -> Metrics:
+        """Flat numbers for metrics.jsonl."""
+        played = [t for t in self.trajectories if t.status is not Status.FAILED]
+        scores = [t.score for t in played if t.score is not None]
+        rates = self.rates
+        low, high = rates["all"].interval
+        return {
+            "eval/success": rates["all"].value,
+            "eval/success_low": low,
+            "eval/success_high": high,
+            "eval/tasks": len({t.task.position for t in self.trajectories}),
+            "eval/samples": self.samples,
+            "eval/failed": len(self.trajectories) - len(played),
+            "eval/reward": _mean([t.reward for t in played]),
+            "eval/turns": _mean([len(t.turns) for t in played]),
+            **({"eval/score": _mean(scores)} if scores else {}),
+            **{f"eval/success/{name}": rate.value for name, rate in rates.items() if name != "all"},
+            "eval/counts": {name: [rate.successes, rate.count] for name, rate in rates.items()},
+            **({"eval/bounds": {name: rate.bounds for name, rate in rates.items()}} if self.samples > 1 else {}),
+        }
+
+    @property
+    def rates(self) -> dict[str, Rate]:
+        """Successes per category, and under `all` over all tasks."""
+        return {**self.by_category, "all": self.total}
+
+
+def evaluate(
+    rollout: Rollout,
+    tasks: list[Task],
+    *,
+    samples: int = 1,
+    on_episode: Callable[[Trajectory], None] | None = None,
+) -> Evaluation:
+    """Play every task exactly `samples` times with the rollout's own sampling."""
+    played: list[Trajectory] = []
+
+    def note(trajectory: Trajectory) -> None:
+        played.append(trajectory)
+        if on_episode:
+            on_episode(trajectory)
+
+    rollout.play(tasks, group_size=samples, on_episode=note)
+    played.sort(key=lambda t: (t.task.position, t.member))
+    temperature = rollout.config.temperature if rollout.engine is not None else None
+    return Evaluation(played, tasks[0].split, temperature, samples)
+
+
+def success_table(columns: dict[str, dict[str, Rate]], *, title: str) -> Table:
+    """Success per category with 95 % intervals, one column an evaluation (`Evaluation.rates`)."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("category")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("episodes", justify="right")
+    categories = sorted({name for rates in columns.values() for name in rates if name != "all"})
+    for category in [*categories, "all"]:
+        if category == "all":
+            table.add_section()
+        rates = [column.get(category, Rate(0, 0)) for column in columns.values()]
+        style = "bold" if category == "all" else None
+        table.add_row(category, *(format_rate(rate) for rate in rates), str(rates[-1].count), style=style)
+    return table
+
+
+def rates_from_metrics(record: Metrics) -> dict[str, Rate]:
+    """`Evaluation.rates` of a record in metrics.jsonl."""
+    bounds = record.get("eval/bounds", {})
+    return {
+        name: Rate(wins, count, tuple(bounds[name]) if name in bounds else None)
+        for name, (wins, count) in record["eval/counts"].items()
+    }
+
+
+def format_rate(rate: Rate) -> str:
+    """`61.0 % [55.1, 66.6]`."""
+    low, high = rate.interval
+    return f"{100 * rate.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" if rate.count else "-"
+
+
+def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int | None) -> list[Task]:
+    """The evaluation tasks of an experiment, given the sizes of its training and evaluation splits."""
+    _, indices = split_indices(
+        split=config.env.split, eval_split=config.env.eval_split,
+        num_tasks=num_tasks, num_eval_tasks=num_eval_tasks, eval_count=config.eval.tasks,
+    )  # fmt: skip
+    return evaluation_tasks(config.env.id, config.env.eval_split, indices=indices, count=config.eval.tasks)
+
+
+def eval_rollout_config(config: Config) -> Any:
+    """The rollout config with the evaluation's temperature."""
+    return config.rollout.model_copy(update={"temperature": config.eval.temperature})
+
+
+def _mean(values: list[Any]) -> float:
+    return float(sum(values) / len(values)) if values else 0.0
+
+
+def _resolve(target: str | None, overrides: list[str]) -> tuple[Config, str | None]:
+    """(config, model folder) of a run folder, a model folder or a hub name."""
+    if target is None:
+        return load_config(None, overrides), None
+    folder = Path(target)
+    if (folder / "metrics.jsonl").exists():
+        return load_config(read_run_config(folder), overrides), str(newest_checkpoint(folder))
+    if folder.exists() and not (folder / "config.json").is_file():
+        raise CheckpointError(f"{folder} is neither a run folder (metrics.jsonl) nor a model folder (config.json).")
+    return load_config(None, overrides), target
+
+
+def _rollout_for(config: Config, policy: str, model: str | None, num_workers: int) -> Rollout:
+    if policy == "model":
+        if model is None:
+            raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
+        set_threads(config, model)
+        module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype))
+        chat = Chat(
+            tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation"
+        )
+        rollout_config = eval_rollout_config(config)
+        engine = make_engine(rollout_config, module, tokenizer)
+        if not engine.shares_weights:
+            engine.load_weights(module.state_dict().items(), version=0)
+        spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
+        pool = EnvPool(spec, num_workers=num_workers, step_timeout_s=rollout_config.step_timeout_s)
+        return Rollout(engine, chat, pool, rollout_config, seed=EVAL_SEED, system=config.env.system)
+    scripted: Policy = expert_policy if policy == "expert" else random_policy
+    tokenizer = build_tokenizer(())
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    # Scripted policies speak commands and have no context to run out of.
+    spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, "plain", expert=policy == "expert")
+    pool = EnvPool(spec, num_workers=num_workers, step_timeout_s=config.rollout.step_timeout_s)
+    unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
+    return Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
+
+
+def settle(config: Config, policy: str) -> Config:
+    """The config with what nobody has set taken from the environment's conventions: its split, its samples per task."""
+    usual = conventions(config.env.id)
+    split, samples = config.env.eval_split, config.eval.samples
+    if "eval_split" not in config.env.model_fields_set:
+        split = usual.get("eval_split", split)
+    if samples is None:
+        is_random = policy == "model" and config.eval.temperature > 0
+        samples = int(usual.get("eval_samples", 1)) if is_random else 1
+    if samples > 1 and policy == "model" and config.eval.temperature == 0:
+        raise UserError(f"eval.samples is {samples} at eval.temperature 0: greedy samples are all alike. Take 1.")
+    return config.model_copy(
+        update={
+            "env": config.env.model_copy(update={"eval_split": split}),
+            "eval": config.eval.model_copy(update={"samples": samples}),
+        }
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    options, overrides = parse_command_line(_parser(), argv)
+    overrides = [_long_form(word) for word in overrides]
+    if options.env:
+        overrides += ["--env.id", options.env]
+    if options.samples:
+        overrides += ["--eval.samples", str(options.samples)]
+    if options.config:
+        config, model = load_config(options.config, overrides), options.model
+    else:
+        config, model = _resolve(options.model, overrides)
+    config = settle(config, options.policy)
+    samples = config.eval.samples or 1
+    folder = options.out or (default_run_folder(f"eval-{Path(model or options.policy).name}") if samples > 1 else None)
+    workers = default_workers(config.env.id) if config.rollout.env_workers is None else config.rollout.env_workers
+    rollout = _rollout_for(config, options.policy, model, workers)
+    num_tasks = count_tasks(rollout.pool.spec)
+    tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
+    result = _play(rollout, tasks, samples, folder, f"{options.policy} on {config.env.eval_split}")
+    scorer = conventions(config.env.id).get("scorer")
+    sampling = describe_sampling(config, result.trajectories, samples=samples, scorer=scorer)
+    record = {**result.metrics(), "split": result.split, "policy": options.policy, "sampling": sampling}
+    title = f"{config.env.id} {config.env.eval_split}"
+    if samples > 1:
+        accuracy = result.accuracy
+        record["accuracy"] = accuracy_record(accuracy)
+        console.print(accuracy_view(accuracy, samples=samples, title=title))
+    else:
+        name = options.policy if options.policy != "model" else f"T = {config.eval.temperature:g}"
+        console.print(success_table({name: result.rates}, title=title))
+    say(sampling_line(sampling))
+    if folder is not None:
+        about = {"model": model, **describe_software(), "config": config.model_dump()}
+        (folder / "result.json").write_text(json.dumps({**record, "about": about}, indent=1))
+        say(f"samples and result in {folder}")
+    if options.json:
+        options.json.write_text(json.dumps(record, indent=1))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m agentrl.evaluate",
+        description="Play every held-out task once and print success per category with 95 % intervals; or K times, and "
+        "print mean@K, pass@K and majority@K per benchmark, level and subject with bootstrap intervals over problems.",
+        epilog="Any config key can be given, e.g. --env agentrl/ALFWorld-v0 --env.eval_split valid_seen "
+        "--eval.tasks 100 --eval.temperature 0. A RUN folder brings its own config. Options of the environment may be "
+        "written short: --env.data=math500 for --env.options.data=math500.",
+    )
+    parser.add_argument(
+        "model", nargs="?", metavar="MODEL_OR_RUN", help="folder or hub name of a model, or a run folder"
+    )
+    parser.add_argument("--policy", choices=["model", "expert", "random"], default="model", help="who plays")
+    parser.add_argument("--env", help="short for --env.id")
+    parser.add_argument("--config", type=Path, help="take the settings from a TOML file")
+    parser.add_argument(
+        "-k", "--samples", type=int, metavar="K",
+        help="short for --eval.samples: episodes per task (default: 16 for math, else 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER",
+        help="write samples.jsonl and result.json there (default with K > 1: runs/eval-MODEL-TIME)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, help="also write the result there")
+    return parser
+
+
+def _long_form(word: str) -> str:
+    """`--env.split` names the split to evaluate, as one would expect here; `--env.data` is an option of the env."""
+    name, equals, value = word.partition("=")
+    key = name.removeprefix("--env.")
+    if key == name or "." in key or (key in EnvConfig.model_fields and key != "split"):
+        return word
+    return f"{'--env.eval_split' if key == 'split' else f'--env.options.{key}'}{equals}{value}"
+
+
+def _play(rollout: Rollout, tasks: list[Task], samples: int, folder: Path | None, title: str) -> Evaluation:
+    """`evaluate` with a progress bar, each sample stored as it comes."""
+    file = SampleFile(folder) if folder is not None else None
+    with progress() as bars:
+        bar = bars.add_task(title, total=len(tasks) * samples)
+
+        def note(trajectory: Trajectory) -> None:
+            bars.advance(bar)
+            if file is not None:
+                file.write(trajectory)
+
+        try:
+            return evaluate(rollout, tasks, samples=samples, on_episode=note)
+        finally:
+            rollout.pool.close()
+            if rollout.engine is not None:
+                rollout.engine.close()
+            if file is not None:
+                file.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

@@ -1,0 +1,81 @@
+"""SIGTERM and Ctrl-C: a run saves a checkpoint and exits; a second Ctrl-C ends it on the spot."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the run to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.exit_code = 128 + number
+        """What shells report for a command that this signal ended: 130, 143."""
+
+
+class Interruption:
+    """Turns signals into `Interrupted`, at moments when the state of a run is whole.
+
+    Outside of `patiently` a signal raises at once. Inside it is kept for the next `check`, except in `at_once`
+    stretches, whose work may be abandoned.
+
+        >>> with Interruption() as interruption, interruption.patiently():
+        ...     interruption.check()      # raises Interrupted where a signal has come
+
+    Args:
+        agree: for several processes: whether any of them (argument: this one) was asked. They then stop only at
+            `check`, all at the same one.
+    """
+
+    def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
+        self.agree = agree
+        self._number: int | None = None
+        self._patient = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interruption":
+        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def patiently(self) -> Iterator[None]:
+        """Keep signals for `check`."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Work that a signal may cut off anywhere."""
+        if self.agree is not None:
+            yield
+            return
+        self.check()
+        before, self._patient = self._patient, False
+        try:
+            yield
+        finally:
+            self._patient = before
+
+    def check(self) -> None:
+        """Raise `Interrupted` where a signal has come; all processes call this at the same places."""
+        asked = self._number is not None
+        if asked if self.agree is None else self.agree(asked):
+            raise Interrupted(self._number or signal.SIGTERM)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        # Job schedulers send SIGTERM several times; a person who presses Ctrl-C again means it.
+        again, self._number = self._number == number == signal.SIGINT, number
+        if again or not self._patient:
+            raise Interrupted(number)

@@ -1,0 +1,82 @@
+"""Where a run's policy comes from, and what becomes of it before training: a device, adapters, shards."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agentrl.checkpoint import load_adapter
+from agentrl.config import Config, ModelConfig
+from agentrl.model import load_model
+from agentrl.processes import Processes
+from agentrl.rollout.workers import EnvSpec
+from agentrl.tracking import say
+from agentrl.warmstart import vocabulary_texts, warmstart
+from agentrl.weights import add_lora, shard
+
+
+@dataclass
+class Models:
+    """The modules of a run."""
+
+    policy: Any
+    """What the learner trains."""
+    replica: Any
+    """What an embedded engine decodes with: the policy itself, or where that is cut into shards a whole copy.
+    For vLLM the copy has a shape and no weights."""
+    initial: Any | None
+    """The model before training where a reference is needed or training goes on; None: `policy` still is that."""
+    tokenizer: Any
+
+
+def load_models(
+    config: Config, spec: EnvSpec, *, folder: Path, checkpoint: Path | None, processes: Processes
+) -> Models:
+    """Load the policy of a run, or of its checkpoint, ready for training on all processes.
+
+    Args:
+        config: the experiment.
+        spec: the training environment, for a warm start.
+        folder: run folder, which keeps the initial weights.
+        checkpoint: what to go on from.
+        processes: the first makes a warm start, the others then find it.
+    """
+    if not processes.is_first:
+        processes.wait()
+    try:
+        # Adapters resume on the frozen weights they began with.
+        module, tokenizer = _load(
+            config, spec, folder / "initial" if checkpoint and config.model.lora_rank else checkpoint
+        )
+    finally:
+        if processes.is_first:
+            processes.wait()
+    module.to(processes.device)
+    initial = None
+    if checkpoint is not None:
+        initial = load_model(ModelConfig(path=str(folder / "initial")))[0].to(processes.device)
+    elif config.loss.kl_coef:
+        initial = copy.deepcopy(module)
+    sharded = config.learner.shard and processes.count > 1
+    replica = copy.deepcopy(module) if sharded else module
+    if sharded and config.rollout.engine == "vllm":
+        replica = replica.to("meta")  # vLLM holds its own weights and asks for the shape alone
+    add_lora(module, config.model, seed=config.train.seed)
+    if checkpoint is not None and config.model.lora_rank:
+        load_adapter(checkpoint, module)
+    if sharded:
+        shard(module)
+    return Models(module, replica, initial, tokenizer)
+
+
+def _load(config: Config, spec: EnvSpec, path: Path | None) -> tuple[Any, Any]:
+    """(module, tokenizer): from a folder, a warm start, or the model the config names."""
+    if path is None and config.warmstart.episodes:
+        if spec.offers_expert():
+            path = warmstart(config)
+        else:
+            say(f"warm start skipped: {config.env.id} offers no expert")
+    if path is not None:
+        return load_model(config.model.model_copy(update={"path": str(path)}))
+    texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
+    return load_model(config.model, texts=texts, seed=config.train.seed)

@@ -1,0 +1,78 @@
+"""Reading run folders: config, records, episodes. Needs no torch, so reports and live pages start at once."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from agentrl.config import Config, build_config
+from agentrl.errors import CheckpointError
+from agentrl.types import Metrics
+
+
+def read_metrics(folder: Path) -> list[Metrics]:
+    """Records of a run, oldest first; a last line that a crash cut off is left out."""
+    records = []
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+def read_run_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run folder, as nested dictionaries."""
+    with _reading_config(folder):
+        tree = json.loads((folder / "config.json").read_text())
+        build_config(tree)
+    return dict(tree)
+
+
+def read_recorded_config(folder: Path) -> dict[str, Any]:
+    """The config as a run recorded it, for showing: keys that this version has no more stay, new ones get defaults."""
+    with _reading_config(folder):
+        tree = json.loads((folder / "config.json").read_text())
+    if not isinstance(tree, dict) or "env" not in tree:
+        raise CheckpointError(f"{folder} is no run folder: its config.json is not a run's.")
+    return _overlay(Config().model_dump(), tree)
+
+
+def read_versions(folder: Path) -> dict[str, Any]:
+    """Versions, git commit, seed and command of a run; empty where they were not written."""
+    path = folder / "versions.json"
+    return dict(json.loads(path.read_text())) if path.is_file() else {}
+
+
+def episode_files(folder: Path) -> list[Path]:
+    """Files with stored episodes, oldest first; of the evaluation and the batch at one step, the batch first."""
+    files = (folder / "trajectories").glob("*-*.jsonl")
+    return sorted(files, key=lambda path: (path.stem.split("-")[1], path.stem.startswith("eval")))
+
+
+def read_episodes(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of stored episodes (see `agentrl.tracking.describe_trajectory`), one at a time."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+@contextmanager
+def _reading_config(folder: Path) -> Iterator[None]:
+    """What is wrong with a run folder's config, as the user's error."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} is no run folder: it has no config.json.") from None
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'} cannot be read: {error}") from None
+
+
+def _overlay(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`, tables merged."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], dict) and isinstance(above[key], dict) and key != "options":
+            merged[key] = _overlay(below[key], above[key])
+    return merged

@@ -1,0 +1,178 @@
+"""What a study measured: run folders -> one JSON file -> tables.
+
+The JSON holds, per run, its settings, its curve (one row an evaluation) and its costs; everything in tables and figures
+is computed from it, so that nothing in the README is typed.
+"""
+
+import json
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
+from agentrl.run_folder import read_metrics, read_versions
+from agentrl.study.plan import Cell, Study
+from agentrl.study.runner import is_done, read_cost
+
+COLUMNS = (
+    "step", "success", "episodes", "generated_tokens", "trained_tokens", "optimizer_steps", "discarded_steps",
+    "cpu_s", "wall_s",
+)  # fmt: skip
+"""Of a run's curve: rollout batches, success on held-out tasks, and cumulative costs of training (evaluations and
+start-up left out); `cpu_s` is what `time/rollout_cpu_s` and `time/update_cpu_s` add up to, `wall_s` likewise."""
+
+Run = dict[str, Any]
+
+
+def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
+    """The record of a finished run."""
+    records = read_metrics(folder)
+    batches = [record for record in records if record["kind"] == "train"]
+    updates = [update for batch in batches for update in batch["updates"]]
+    tests = [update for update in updates if update["k"] > 1]
+    versions = read_versions(folder)
+    return {
+        "arm": cell.arm,
+        "axes": dict(cell.axes),
+        "seed": cell.seed,
+        "stage": stage,
+        "overrides": dict(cell.overrides),
+        "curve": list(_curve(records)),
+        "training_success": [round(batch["rollout/success"], 4) for batch in batches],
+        "reuse_steps": len(tests),
+        "discarded_reuse_steps": sum(not update["applied"] for update in tests),
+        "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
+        "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
+        "command": " ".join(["python -m agentrl.train", *versions.get("command", [])[1:]]),
+        "git_commit": versions.get("git_commit"),
+    }
+
+
+def _curve(records: list[dict[str, Any]]) -> Iterable[list[float]]:
+    cpu_s = wall_s = 0.0
+    costs = [0] * 5
+    for record in records:
+        if record["kind"] == "train":
+            cpu_s += record["time/rollout_cpu_s"] + record["time/update_cpu_s"]
+            wall_s += record["time/rollout_s"] + record["time/update_s"]
+            costs = [record[f"cost/{name}"] for name in COLUMNS[2:7]]
+        else:
+            yield [record["step"], round(record["eval/success"], 4), *costs, round(cpu_s, 3), round(wall_s, 3)]
+
+
+class Results:
+    """The runs of a study, read from its folders or from its JSON file."""
+
+    def __init__(self, study: dict[str, Any], runs: list[Run]) -> None:
+        self.study, self.runs = study, runs
+
+    @classmethod
+    def collect(cls, study: Study, cells: dict[str, list[Cell]]) -> "Results":
+        """From the run folders of the cells of each stage."""
+        runs = []
+        for stage, members in cells.items():
+            for cell in members:
+                folder = Path(study.config.runs) / cell.key
+                if is_done(folder):
+                    runs.append(describe_run(cell, folder, stage))
+        return cls(study.config.model_dump(), runs)
+
+    @classmethod
+    def read(cls, path: Path) -> "Results":
+        """From a results file."""
+        tree = json.loads(path.read_text())
+        return cls(tree["study"], tree["runs"])
+
+    def write(self, path: Path, *, command: str) -> None:
+        """One JSON file, one line a run."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        head = {"command": command, "machine": describe_machine(), "columns": COLUMNS, "study": self.study}
+        body = ",\n  ".join(json.dumps(run) for run in self.runs)
+        draft = path.with_suffix(".writing")
+        draft.write_text(json.dumps(head, indent=1)[:-2] + f',\n "runs": [\n  {body}\n ]\n}}\n')
+        draft.replace(path)
+
+    def lookup(self, kind: str, arm: str, stage: str, axis: str) -> Any:
+        """A value that a later stage takes from an earlier one (`StudyConfig`); None where no run is there."""
+        runs = [run for run in self.runs if run["stage"] == stage and run["arm"] == arm]
+        if not runs:
+            return None
+        if kind == "stops":
+            tests = sum(run["reuse_steps"] for run in runs)
+            return round(sum(run["discarded_reuse_steps"] for run in runs) / max(1, tests), 3)
+        by_value: dict[Any, list[float]] = {}
+        for run in runs:
+            by_value.setdefault(run["axes"][axis], []).append(final_success(run))
+        return max(by_value, key=lambda value: float(np.mean(by_value[value])))
+
+    def settings(self, stage: str) -> dict[tuple[str, str], list[Run]]:
+        """(arm, axes as text) -> its runs by seed, in the order of the study."""
+        found: dict[tuple[str, str], list[Run]] = {}
+        for run in self.runs:
+            if run["stage"] == stage:
+                axes = ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in run["axes"].items())
+                found.setdefault((run["arm"], axes), []).append(run)
+        return {setting: sorted(runs, key=lambda run: run["seed"]) for setting, runs in found.items()}
+
+    def label(self, arm: str) -> str:
+        """How tables call an arm."""
+        return str(self.study["arms"][arm]["label"] or arm)
+
+
+def column(run: Run, name: str) -> list[float]:
+    """A column of a run's curve."""
+    place = COLUMNS.index(name)
+    return [row[place] for row in run["curve"]]
+
+
+def final_success(run: Run) -> float:
+    """Mean of the last five evaluations."""
+    return converged(column(run, "success"), last=LAST)
+
+
+def shared_time(run: Run, *, rollout_share: float) -> list[float]:
+    """Time at each evaluation by `step_time`, in single-use steps."""
+    return [
+        step_time(step, applied + discarded, rollout_share=rollout_share)
+        for step, applied, discarded in zip(
+            column(run, "step"), column(run, "optimizer_steps"), column(run, "discarded_steps"), strict=True
+        )
+    ]
+
+
+def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> dict[str, Any]:
+    """An arm against the single-use arm, on the seeds they share."""
+    seeds = sorted({run["seed"] for run in runs} & {run["seed"] for run in reference})
+    pick = [[next(r for r in group if r["seed"] == seed) for seed in seeds] for group in (reference, runs)]
+    scores = [[column(run, "success") for run in group] for group in pick]
+    finals = [[final_success(run) for run in group] for group in pick]
+    costs = {
+        "rollouts": [[column(run, "episodes") for run in group] for group in pick],
+        "cpu": [[column(run, "cpu_s") for run in group] for group in pick],
+        "time": [[shared_time(run, rollout_share=rollout_share) for run in group] for group in pick],
+    }
+    onsets = [degradation_onset(curve) for curve in scores[1]]
+    return {
+        "seeds": seeds,
+        "final": float(np.mean(finals[1])),
+        "difference": paired_difference(finals[1], finals[0]),
+        "speedup": {name: speedup((c[0], scores[0]), (c[1], scores[1])) for name, c in costs.items()},
+        "degraded": sum(onset is not None for onset in onsets),
+        "lowest": float(np.mean([min(curve[len(curve) // 2 :]) for curve in scores[1]])),
+        "steps_per_batch": float(np.mean([sum(r["curve"][-1][5:7]) / r["curve"][-1][0] for r in pick[1]])),
+        "discarded": sum(r["discarded_reuse_steps"] for r in pick[1]) / max(1, sum(r["reuse_steps"] for r in pick[1])),
+        "cpu_s": float(np.mean([run["run_cost"]["cpu_s"] for run in pick[1]])),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where it was measured."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        name = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), name)
+    return {"processor": name, "cores": os.cpu_count(), "system": platform.platform()}

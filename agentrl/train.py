@@ -1,0 +1,392 @@
+"""python -m agentrl.train CONFIG: rollouts, gated reuse, evaluation, checkpoints.
+
+The only file that knows every room.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+from rich.table import Table
+
+from agentrl.analysis.curves import sparkline
+from agentrl.checkpoint import TrainerState, load_trainer_state, newest_checkpoint, save_checkpoint, save_model
+from agentrl.cli import main_guard, parse_command_line
+from agentrl.config import (
+    Config,
+    build_config,
+    describe_fields,
+    diff_configs,
+    load_config,
+)
+from agentrl.errors import UserError
+from agentrl.evaluate import (
+    EVAL_SEED,
+    eval_rollout_config,
+    evaluate,
+    format_rate,
+    held_out_tasks,
+    rates_from_metrics,
+    success_table,
+)
+from agentrl.interruption import Interrupted, Interruption
+from agentrl.learner.advantage import advantages, penalized_rewards
+from agentrl.learner.batch import Batch, assemble
+from agentrl.learner.divergence import DivergenceMonitor
+from agentrl.learner.learner import Learner, Update
+from agentrl.learner.score import row_logprobs
+from agentrl.loading import load_models
+from agentrl.model import set_threads, stop_token_ids
+from agentrl.processes import ALONE, Processes
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engine import Engine
+from agentrl.rollout.engines import make_engine
+from agentrl.rollout.play import Rollout
+from agentrl.rollout.tasks import TaskSampler, split_indices
+from agentrl.rollout.weight_sync import check_sync, opening_row
+from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks, default_workers
+from agentrl.run_folder import read_metrics, read_run_config
+from agentrl.schedule import schedule_table
+from agentrl.tracking import (
+    LineLog,
+    Played,
+    Run,
+    console,
+    default_run_folder,
+    join_played,
+    progress,
+    say,
+    step_metrics,
+)
+from agentrl.types import Group, Metrics, Row, Task
+from agentrl.weights import adapter_tensors, gather_weights
+
+
+@dataclass
+class Parts:
+    """The rooms of a run, wired together."""
+
+    config: Config
+    run: Run
+    module: Any
+    """The policy, or where that is cut into shards the engine's copy: whole, or for vLLM a mere shape."""
+    tokenizer: Any
+    engine: Engine
+    rollout: Rollout
+    eval_rollout: Rollout
+    sampler: TaskSampler
+    eval_tasks: list[Task]
+    learner: Learner
+    divergence: DivergenceMonitor
+    processes: Processes
+    start: int = 0
+    """Rollout batches done before."""
+    log_line: LineLog = field(default_factory=LineLog)
+    """For consoles without progress bars."""
+    done: int = 0
+    """Rollout batches whose updates and records are complete."""
+    interruption: Interruption = field(default_factory=Interruption)
+    """Signals that ask the run to end."""
+
+
+def train(parts: Parts, bars: Progress) -> None:
+    """The loop: play, compare, learn, sync; now and then evaluate and save. Every process plays its share of tasks."""
+    config = parts.config
+    bar = bars.add_task("training", total=config.train.steps, completed=parts.start)
+    sync(parts, [opening_row(parts.rollout.chat)])
+    if parts.start == 0:
+        save(parts, 0)
+    parts.done = parts.start
+    if not is_evaluated(parts, parts.start):
+        log_evaluation(parts, bars, parts.start)
+    for step in range(parts.start + 1, config.train.steps + 1):
+        groups = play_batch(parts)
+        update = parts.learner.update(compare(parts, groups))
+        synced = sync(parts, [row for group in groups for t in group.trajectories for row in t.rows])
+        metrics = log_step(parts, step, groups, update, {**synced, **parts.divergence.measure(step)})
+        parts.done = step
+        parts.interruption.check()
+        if due(config.eval.every, step) and step < config.train.steps:
+            log_evaluation(parts, bars, step)
+        if due(config.checkpoint.every, step) or step == config.train.steps:
+            save(parts, step)
+        bars.update(bar, advance=1, description=f"training, success {metrics['rollout/success']:.0%}")
+        parts.log_line(f"batch {step}/{config.train.steps}: success {metrics['rollout/success']:.0%}")
+    log_evaluation(parts, bars, config.train.steps)
+    bars.remove_task(bar)
+
+
+def train_until_interrupted(parts: Parts, bars: Progress) -> None:
+    """The loop; a signal saves what is done and raises `Interrupted`."""
+    with parts.interruption, parts.interruption.patiently():
+        try:
+            train(parts, bars)
+        except Interrupted:
+            if not (parts.run.folder / "checkpoints" / f"step-{parts.done:06d}").exists():
+                save(parts, parts.done)
+            raise
+
+
+def play_batch(parts: Parts) -> list[Group]:
+    """The groups of the next tasks; a signal abandons them, and the tasks come again after a resume."""
+    place = parts.sampler.state_dict()
+    try:
+        with parts.interruption.at_once():
+            tasks = parts.processes.share(parts.sampler.take(parts.config.train.groups_per_step))
+            return parts.rollout.play(tasks, group_size=parts.config.train.group_size)
+    except Interrupted:
+        parts.sampler.load_state_dict(place)
+        raise
+
+
+def compare(parts: Parts, groups: list[Group]) -> Batch:
+    """This process's groups as a batch; what concerns the whole batch is asked of the other processes."""
+    config, processes = parts.config, parts.processes
+    in_reward = config.loss.kl_coef > 0 and config.loss.kl_in == "reward"
+    penalties = parts.learner.kl_penalties(groups) if in_reward else None
+    everywhere = processes.gather(penalized_rewards(groups, penalties))
+    elsewhere = [r for rank, rewards in enumerate(everywhere) if rank != processes.rank for r in rewards]
+    worth = advantages(groups, config.advantage, penalties=penalties, elsewhere=elsewhere)
+    return assemble(groups, worth, drop_equal=config.advantage.drop_equal)
+
+
+def log_step(parts: Parts, step: int, groups: list[Group], update: Update, further: Metrics) -> Metrics:
+    """Log a rollout batch with what all processes played; the record."""
+    rollout = parts.rollout
+    played = Played(groups, rollout.failures, rollout.num_left_out, parts.engine.metrics())
+    played = join_played(parts.processes.gather(played))
+    drop_equal = parts.config.advantage.drop_equal
+    record = step_metrics(step, played, update, seconds=rollout.seconds, costs=parts.run.costs, drop_equal=drop_equal)
+    if parts.processes.is_first:
+        parts.run.log({**record, **further}, groups=played.groups)
+    return record
+
+
+def is_evaluated(parts: Parts, step: int) -> bool:
+    """Whether the evaluation that belongs after `step` batches is on record, or none does but the one at the end."""
+    config = parts.config
+    if step and (step >= config.train.steps or not due(config.eval.every, step)):
+        return True
+    records = read_metrics(parts.run.folder)
+    return any(record["kind"] == "eval" and record["step"] == step for record in records)
+
+
+def sync(parts: Parts, rows: Sequence[Row]) -> Metrics:
+    """Bring the learner's weights to the engine; where it has a copy of its own, both score how it continues `rows`."""
+    engine, learner, limits = parts.engine, parts.learner, parts.config.rollout
+    if engine.shares_weights:  # the embedded engine decodes with the policy itself, or with a copy by the same code
+        weights = () if parts.module is learner.module else learner.weights()
+        engine.load_weights(weights, version=learner.num_updates)
+        return {}
+    started = time.perf_counter()
+    engine.load_weights(learner.weights(), version=learner.num_updates)
+    score = partial(row_logprobs, learner.module)
+    gaps = check_sync(engine, rows, score, temperature=limits.temperature, tolerance=limits.sync_tolerance)
+    return {**gaps, "time/sync_s": time.perf_counter() - started}
+
+
+def wire(
+    config: Config,
+    folder: Path,
+    *,
+    resume: bool = False,
+    command: list[str] | None = None,
+    processes: Processes = ALONE,
+) -> Parts:
+    """Check everything that can be checked, load the policy, and only then touch the run folder."""
+    set_threads(config)
+    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
+    eval_spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
+    num_tasks, num_eval_tasks = count_tasks(spec), count_tasks(eval_spec)
+    eval_tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_eval_tasks)
+    indices, _ = split_indices(
+        split=config.env.split, eval_split=config.env.eval_split,
+        num_tasks=num_tasks, num_eval_tasks=num_eval_tasks, eval_count=config.eval.tasks,
+    )  # fmt: skip
+    sampler = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.train.seed)
+    checkpoint = newest_checkpoint(folder) if resume else None
+    if min(config.train.groups_per_step, len(eval_tasks)) < processes.count:
+        raise UserError(
+            f"{processes.count} processes need at least as many tasks each time, but train.groups_per_step is "
+            f"{config.train.groups_per_step} and {len(eval_tasks)} tasks are held out. Start fewer processes."
+        )
+    models = load_models(config, spec, folder=folder, checkpoint=checkpoint, processes=processes)
+    module, tokenizer = models.policy, models.tokenizer
+    reference = models.initial if config.loss.kl_coef else None
+    learner = Learner(module, config, pad_id=tokenizer.pad_token_id or 0, reference=reference, processes=processes)
+    divergence = DivergenceMonitor(
+        module, every=config.tracking.divergence_every, start=models.initial, processes=processes
+    )
+    limits = config.rollout
+    engine = make_engine(limits, models.replica, tokenizer, rank=processes.rank, count=processes.count)
+    chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=limits.context == "conversation")
+    workers = default_workers(config.env.id) if limits.env_workers is None else limits.env_workers
+    pools = [EnvPool(s, num_workers=workers, step_timeout_s=limits.step_timeout_s) for s in (spec, eval_spec)]
+    system = config.env.system
+    rollout = Rollout(engine, chat, pools[0], limits, seed=config.train.seed, system=system)
+    eval_rollout = Rollout(engine, chat, pools[1], eval_rollout_config(config), seed=EVAL_SEED, system=system)
+    start = 0
+    if checkpoint is not None:
+        start = restore(checkpoint, config, learner, sampler, divergence)
+    initial_weights = gather_weights(module, keep=processes.is_first and checkpoint is None)
+    if not processes.is_first:
+        run = Run(folder, config, tokenizer=tokenizer)
+    elif checkpoint is not None:
+        run = Run.reopen(folder, config, step=start, tokenizer=tokenizer)
+    else:
+        run = Run.create(folder, config, command=command or [], tokenizer=tokenizer)
+        save_model(folder / "initial", models.replica, tokenizer, weights=initial_weights)
+    processes.wait()
+    parts = Parts(
+        config, run, models.replica, tokenizer, engine, rollout, eval_rollout, sampler, eval_tasks, learner, divergence,
+        processes, start,
+    )  # fmt: skip
+    if processes.count > 1:
+        parts.interruption = Interruption(agree=lambda asked: any(processes.gather(asked)))
+    return parts
+
+
+def restore(
+    checkpoint: Path, config: Config, learner: Learner, sampler: TaskSampler, divergence: DivergenceMonitor
+) -> int:
+    """Bring learner, task stream and monitors to a checkpoint's state; the number of rollout batches done."""
+    state = load_trainer_state(checkpoint, learner.policy.names)
+    for line in diff_configs(build_config(state.config), config):
+        say(f"config changed since the checkpoint: {line}")
+    learner.load_state_dict(state.learner)
+    sampler.load_state_dict(state.sampler)
+    if state.divergence:
+        divergence.load_tensors(state.divergence)
+    return state.step
+
+
+def save(parts: Parts, step: int) -> None:
+    """Write a checkpoint after `step` rollout batches."""
+    every = parts.config.tracking.divergence_every
+    between = bool(every) and step % every != 0
+    weights = gather_weights(parts.learner.module, keep=parts.processes.is_first)
+    state = TrainerState(
+        step=step,
+        learner=parts.learner.state_dict(),
+        sampler=parts.sampler.state_dict(),
+        config=parts.config.model_dump(),
+        divergence=parts.divergence.tensors() if between else {},
+        trained=parts.learner.policy.names,
+        adapter=adapter_tensors(parts.learner.module),
+    )
+    if parts.processes.is_first:
+        save_checkpoint(
+            parts.run.folder, state,
+            module=parts.module, weights=weights, tokenizer=parts.tokenizer, keep=parts.config.checkpoint.keep,
+        )  # fmt: skip
+
+
+def log_evaluation(parts: Parts, bars: Progress, step: int) -> None:
+    """Play the held-out tasks and log their success."""
+    samples = parts.config.eval.samples or 1
+    tasks = parts.processes.share(parts.eval_tasks)
+    bar = bars.add_task("evaluation", total=len(tasks) * samples)
+    with parts.interruption.at_once():
+        result = evaluate(parts.eval_rollout, tasks, samples=samples, on_episode=lambda _: bars.advance(bar))
+    bars.remove_task(bar)
+    parts.engine.metrics()  # evaluation tokens are not training cost
+    played = [trajectory for each in parts.processes.gather(result.trajectories) for trajectory in each]
+    if not parts.processes.is_first:
+        return
+    result = replace(result, trajectories=sorted(played, key=lambda t: (t.task.position, t.member)))
+    seconds = {"time/eval_s": parts.eval_rollout.seconds[0]}
+    record = {"step": step, "kind": "eval", "final": step == parts.config.train.steps, **result.metrics(), **seconds}
+    parts.run.log(record, name=f"eval-{step:06d}", trajectories=result.trajectories)
+    parts.log_line(f"evaluation after {step} batches: success {format_rate(result.total)}", force=True)
+
+
+def due(every: int, step: int) -> bool:
+    """Whether something that happens `every` steps happens after this one."""
+    return every > 0 and step % every == 0
+
+
+def summarize(parts: Parts, seconds: float) -> None:
+    """What was reached, what it took, where it lies."""
+    records = read_metrics(parts.run.folder)
+    evals = [record for record in records if record["kind"] == "eval"]
+    steps = [record for record in records if record["kind"] == "train"]
+    before, after = evals[0], evals[-1]
+    title = f"{parts.config.env.id} {parts.config.env.eval_split}, each held-out task once"
+    console.print(
+        success_table({"before": rates_from_metrics(before), "after": rates_from_metrics(after)}, title=title)
+    )
+    table = Table(show_header=False, box=None)
+    closed = sum(record["learner/gate_closed"] for record in steps)
+    last = steps[-1] if steps else {"cost/episodes": 0, "cost/optimizer_steps": 0, "cost/discarded_steps": 0}
+    table.add_row("training success", sparkline([record["rollout/success"] for record in steps]))
+    table.add_row("rollouts", f"{last['cost/episodes']:,} episodes in {len(steps)} batches")
+    table.add_row("optimizer steps", f"{last['cost/optimizer_steps']:,} ({last['cost/discarded_steps']:,} discarded)")
+    table.add_row("gate", f"{parts.config.gate.kind}: closed in {closed} of {len(steps)} batches")
+    table.add_row("time", f"{seconds:.0f} s in this process")
+    console.print(table)
+    say(f" run folder        {parts.run.folder}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agentrl.train",
+        description="Train a policy by reinforcement learning with gated reuse of rollouts.",
+        epilog="Every config key can be overridden: --learner.lr 1e-3 --gate.kind none. --help-config lists them.",
+    )
+    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="TOML file; without it, the defaults")
+    parser.add_argument("--run-dir", type=Path, help="where to write (default: runs/NAME-TIME)")
+    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder from its newest checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="print the derived schedule and stop")
+    parser.add_argument("--help-config", action="store_true", help="list all config keys with defaults and stop")
+    options, overrides = parse_command_line(parser, argv)
+    if options.help_config:
+        print_config_help()
+        return 0
+    if options.resume and (options.config or options.run_dir):
+        raise UserError("--resume RUN brings its own config and folder; give no CONFIG and no --run-dir with it.")
+    config = load_config(read_run_config(options.resume) if options.resume else options.config, overrides)
+    if options.dry_run:
+        console.print(schedule_table(config))
+        return 0
+    started = time.perf_counter()
+    name = options.config.stem if options.config else config.env.id.split("/")[-1].replace(":", "-")
+    processes = Processes.join()
+    console.quiet = not processes.is_first
+    folder = processes.from_first(options.resume or options.run_dir or default_run_folder(name))
+    parts = wire(config, folder, resume=options.resume is not None, command=sys.argv, processes=processes)
+    try:
+        with progress() as bars:
+            train_until_interrupted(parts, bars)
+    except KeyboardInterrupt:
+        say(f"interrupted; continue with: python -m agentrl.train --resume {folder}")
+        raise
+    finally:
+        parts.run.close()
+        parts.rollout.pool.close()
+        parts.eval_rollout.pool.close()
+        parts.engine.close()
+    if processes.is_first:
+        summarize(parts, time.perf_counter() - started)
+    processes.leave()
+    return 0
+
+
+def print_config_help() -> None:
+    """All config keys with default and meaning."""
+    table = Table(title="config keys", title_justify="left")
+    for column in ("key", "default", "meaning"):
+        table.add_column(column, overflow="fold")
+    for row in describe_fields():
+        table.add_row(*row)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

@@ -1,0 +1,218 @@
+"""python -m agentrl.warmstart CONFIG: imitate an environment's expert.
+
+Makes a base policy where no pretrained one is at hand.
+
+The expert plays through the same rollout code as the model later, so demonstrations have exactly the rows of RL. With
+noise, a turn is now and then a random admissible action from which the expert recovers: the student sees mistakes and
+stays short of the expert, which leaves RL something to improve. The environment's tokens are learned too: predicting
+what a room holds teaches the names that actions copy.
+"""
+
+import argparse
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from agentrl.checkpoint import save_model
+from agentrl.cli import main_guard, parse_command_line
+from agentrl.config import Config, content_hash, load_config
+from agentrl.errors import UserError
+from agentrl.learner.batch import BatchRow, micro_batches
+from agentrl.learner.lm_head import token_logprobs
+from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.play import Rollout
+from agentrl.rollout.scripted import fallback_policy, noisy_expert
+from agentrl.rollout.tasks import TaskSampler, split_indices
+from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks, default_workers
+from agentrl.tracking import LineLog, progress, say
+from agentrl.types import Trajectory
+
+_RECIPE = 1
+"""Part of the cache key: raised whenever the recipe below changes what comes out."""
+_VOCABULARY_EPISODES = 400
+"""Demonstrations whose words become the tiny model's vocabulary."""
+
+
+def warmstart(config: Config) -> Path:
+    """Folder of the warm-started model for a config: from the cache, or made now."""
+    folder = cache_folder(config)
+    if (folder / "config.json").is_file():
+        say(f"warm start: {folder} (cached)")
+        return folder
+    texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
+    module, tokenizer = load_model(config.model, texts=texts, seed=config.warmstart.seed)
+    chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation")
+    trajectories = collect_demonstrations(config, chat, config.warmstart.episodes)
+    wins = sum(trajectory.success for trajectory in trajectories)
+    say(f"warm start: the expert (noise {config.warmstart.noise:g}) wins {wins} of {len(trajectories)} episodes")
+    imitate(module, demonstration_rows(trajectories, config), config, pad_id=tokenizer.pad_token_id or 0)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        save_model(draft, module, tokenizer)
+        if not folder.exists():
+            draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return folder
+
+
+def cache_folder(config: Config) -> Path:
+    """Where a config's warm start is kept, named after everything that shapes it."""
+    root = Path(config.warmstart.cache_dir or Path.home() / ".cache" / "agentrl" / "warmstart").expanduser()
+    rollout = config.rollout.model_dump(include={"context", "window_turns", "max_turns", "max_context_tokens", "stop"})
+    settings = config.warmstart.model_dump(exclude={"cache_dir"})
+    env = config.env.model_dump(exclude={"eval_split"})
+    model = config.model.model_dump(exclude={"lora_rank", "lora_targets"})  # adapters come after
+    key = content_hash(_RECIPE, env, model, settings, rollout)
+    return root / f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
+
+
+def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
+    """The first `count` episodes of the noisy expert on the training split, in the rows that the model will see."""
+    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format, expert=True)
+    workers = default_workers(config.env.id) if config.rollout.env_workers is None else config.rollout.env_workers
+    pool = EnvPool(spec, num_workers=workers, step_timeout_s=config.rollout.step_timeout_s)
+    num_tasks = count_tasks(spec)
+    indices, _ = split_indices(
+        split=config.env.split, eval_split=config.env.eval_split,
+        num_tasks=num_tasks, num_eval_tasks=num_tasks, eval_count=config.eval.tasks,
+    )  # fmt: skip
+    tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.warmstart.seed).take(count)
+    expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
+    policy = expert if spec.offers_expert() else fallback_policy
+    rollout = Rollout(
+        None, chat, pool, config.rollout, seed=config.warmstart.seed, system=config.env.system, policy=policy
+    )
+    with progress() as bars:
+        bar = bars.add_task("warm start: the expert plays", total=count)
+        groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bars.advance(bar))
+    pool.close()
+    return [group.trajectories[0] for group in groups]
+
+
+def demonstration_rows(trajectories: list[Trajectory], config: Config) -> list[BatchRow]:
+    """Rows whose `advantages` are the weight of each token's loss: 1 for the expert's, less for the environment's."""
+    rows = []
+    for trajectory in trajectories:
+        for i, row in enumerate(trajectory.rows):
+            weight = np.full(len(row.ids), config.warmstart.observation_weight, np.float32)
+            for turn in trajectory.turns:
+                if turn.row == i:
+                    weight[turn.start : turn.end] = float(turn.imitate)
+            weight[0] = 0.0
+            if weight.any():
+                rows.append(BatchRow(row.ids, weight > 0, weight, row.logprobs))
+    return rows
+
+
+def imitate(module: Any, rows: list[BatchRow], config: Config, *, pad_id: int) -> None:
+    """Weighted maximum likelihood on demonstration rows; changes the module in place.
+
+    Muon moves the matrices inside the blocks, AdamW the rest; both learning rates rise over the first 3 % of the steps
+    and fall linearly to zero.
+    """
+    settings = config.warmstart
+    random = np.random.default_rng(settings.seed)
+    num_steps = max(1, math.ceil(settings.passes * len(rows) / settings.batch_size))
+    order = np.concatenate([random.permutation(len(rows)) for _ in range(math.ceil(settings.passes))])
+    optimizers = _make_optimizers(module, config)
+    module.train()
+    log, recent = LineLog(), 0.0
+    with progress() as bars:
+        bar = bars.add_task("warm start: imitation", total=num_steps)
+        for step in range(num_steps):
+            chosen = [rows[i] for i in order[step * settings.batch_size : (step + 1) * settings.batch_size]]
+            loss = _imitation_step(module, chosen, optimizers, config, step / num_steps, pad_id)
+            recent = loss if step == 0 else 0.98 * recent + 0.02 * loss
+            bars.update(bar, advance=1, description=f"warm start: imitation, loss {recent:.3f}")
+            log(f"warm start: step {step + 1}/{num_steps}, loss {recent:.3f}", force=step + 1 == num_steps)
+    module.eval()
+
+
+def vocabulary_texts(config: Config) -> list[str]:
+    """Texts of some episodes, from which a tiny model's tokenizer takes its words."""
+    tokenizer = build_tokenizer(())
+    scribe = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
+    count = min(config.warmstart.episodes, _VOCABULARY_EPISODES) or 64
+    trajectories = collect_demonstrations(config.model_copy(update={"rollout": unlimited}), scribe, count)
+    turns = [turn for trajectory in trajectories for turn in trajectory.turns]
+    return [*(t.first_observation for t in trajectories), *(text for t in turns for text in (t.action, t.observation))]
+
+
+def _make_optimizers(module: Any, config: Config) -> list[tuple[torch.optim.Optimizer, float]]:
+    """(optimizer, peak learning rate) pairs that together cover all parameters."""
+    settings = config.warmstart
+    matrices = [p for n, p in module.named_parameters() if p.ndim == 2 and "layers" in n] if settings.muon_lr else []
+    inside = {id(p) for p in matrices}
+    rest = [p for p in module.parameters() if id(p) not in inside]
+    adamw = torch.optim.AdamW(rest, lr=settings.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
+    if not matrices:
+        return [(adamw, settings.lr)]
+    muon = torch.optim.Muon(matrices, lr=settings.muon_lr, weight_decay=0.0)
+    return [(adamw, settings.lr), (muon, settings.muon_lr)]
+
+
+def _imitation_step(
+    module: Any,
+    rows: list[BatchRow],
+    optimizers: list[tuple[torch.optim.Optimizer, float]],
+    config: Config,
+    done: float,
+    pad_id: int,
+) -> float:
+    """One optimizer step at a share `done` of the schedule; the weighted mean loss per token in nats."""
+    total = float(sum(row.advantages.sum() for row in rows))
+    parts = micro_batches(
+        rows, [1.0 / total] * len(rows), budget=config.learner.microbatch_tokens, pad_id=pad_id, keep=lambda _: True
+    )
+    value = 0.0
+    for part in parts:
+        hidden = module.model(input_ids=part.ids, use_cache=False).last_hidden_state
+        logprobs, _ = token_logprobs(
+            hidden.flatten(0, 1)[part.predecessors], module.lm_head.weight, part.targets,
+            temperature=config.rollout.temperature,
+        )  # fmt: skip
+        loss = -(logprobs * part.advantages * part.weights).sum()
+        loss.backward()
+        value += float(loss.detach())
+    torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+    for optimizer, peak in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = peak * min(1.0, done / 0.03 + 0.01, 1.0 - done)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m agentrl.warmstart",
+        description="Imitate the environment's expert and print the folder of the model (cached by content).",
+        epilog="Any config key can be overridden, e.g. --warmstart.episodes 2000 --warmstart.noise 0.2.",
+    )
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file with a [warmstart] table")
+    options, overrides = parse_command_line(parser, argv)
+    config = load_config(options.config, overrides)
+    if not config.warmstart.episodes:
+        raise UserError("warmstart.episodes is 0: nothing to imitate. Set it to some thousands.")
+    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
+    if not spec.offers_expert():
+        raise UserError(
+            f"{config.env.id} offers no expert (no constructor parameter `expert`); train without a warm start."
+        )
+    set_threads(config)
+    print(warmstart(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main_guard(main))

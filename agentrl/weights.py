@@ -1,0 +1,111 @@
+"""A policy's weights, whatever wraps them: low-rank adapters and shards.
+
+A LoRA policy keeps its frozen weight under `X.base_layer.weight` and trains the factors `X.lora_A...`, `X.lora_B...`; a
+sharded one holds parts of every tensor on every process. Engines, checkpoints and monitors see plain tensors.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from agentrl.config import ModelConfig
+from agentrl.errors import MissingExtraError, UserError
+from agentrl.processes import whole
+
+_ADAPTER = "default"
+
+
+def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
+    """Freeze the module and put adapters of rank `config.lora_rank` beside its matrices, in place; 0 does nothing.
+
+    The factors start as PEFT does: A random, B zero, scaled by alpha / rank = 2; no dropout.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        UserError: no layer has one of the names in `config.lora_targets`.
+    """
+    if not config.lora_rank:
+        return
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MissingExtraError("peft", "lora", "model.lora_rank > 0") from None
+    names = {name.rpartition(".")[2] for name, _ in module.named_modules()}
+    unknown = sorted(set(config.lora_targets) - names)
+    if unknown:
+        raise UserError(f"model.lora_targets: this model has no layer named {unknown[0]!r}.")
+    wanted = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=list(config.lora_targets))
+    dtype = next(module.parameters()).dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(wanted, module, adapter_name=_ADAPTER)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        parameter.data = parameter.data.to(dtype)
+
+
+def shard(module: Any) -> None:
+    """Cut every parameter over all processes (FSDP2), in place: each block gathers its own while it computes.
+
+    Gradients are summed, not averaged: losses are weighed by global counts. The head is a unit of its own, gathered by
+    the learner once an update.
+    """
+    tied = module.lm_head.weight is module.get_input_embeddings().weight
+    units = [*module.model.layers, module.model] + ([] if tied else [module.lm_head])
+    for unit in units:
+        fully_shard(unit, reshard_after_forward=True)
+    for unit in units:
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    if tied:
+        module.lm_head.weight = module.get_input_embeddings().weight
+
+
+def is_sharded(module: Any) -> bool:
+    """Whether `shard` was applied."""
+    return isinstance(module.model, FSDPModule)
+
+
+def effective_weight(layer: Any) -> torch.Tensor:
+    """The matrix a linear layer multiplies with, [out, in]: the parameter itself, or base + scaled product of factors.
+
+    Carries the graph to the factors.
+    """
+    if not hasattr(layer, "lora_A"):
+        return layer.weight
+    return layer.base_layer.weight + layer.scaling[_ADAPTER] * (
+        layer.lora_B[_ADAPTER].weight @ layer.lora_A[_ADAPTER].weight
+    )
+
+
+@torch.no_grad()
+def plain_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Named whole tensors of the model without wrapping: adapters merged, shards joined, a tied head once.
+
+    All processes of a sharded policy must run through it together.
+    """
+    layers = dict(module.named_modules())
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            continue
+        if ".base_layer." not in name:
+            yield name, whole(parameter.detach())
+            continue
+        layer = layers[name.rpartition(".base_layer.")[0]]
+        value = whole(parameter.detach())
+        if name.endswith(".weight"):
+            factors = layer.lora_B[_ADAPTER].weight, layer.lora_A[_ADAPTER].weight
+            value = value + layer.scaling[_ADAPTER] * (whole(factors[0].detach()) @ whole(factors[1].detach()))
+        yield name.replace(".base_layer.", "."), value
+
+
+def gather_weights(module: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+    """`plain_weights` on the CPU, where `keep`; processes that do not keep them still help to gather them."""
+    return {name: tensor.cpu() for name, tensor in plain_weights(module) if keep}
+
+
+def adapter_tensors(module: Any) -> dict[str, torch.Tensor]:
+    """The factors of a LoRA policy by name, whole; empty for any other."""
+    return {name: whole(p.detach()) for name, p in module.named_parameters() if "lora_" in name}
