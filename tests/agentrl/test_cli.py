@@ -1,0 +1,277 @@
+"""Commands: exit codes, one line for what a user can mend, and the smaller parts around a run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentrl import evaluate, train, warmstart
+from agentrl.analysis.curves import sparkline, wilson_interval
+from agentrl.checkpoint import load_trainer_state
+from agentrl.cli import main_guard
+from agentrl.config import TinyModelConfig, build_config
+from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
+from agentrl.interruption import Interrupted, Interruption
+from agentrl.model import build_tiny_model, build_tokenizer, recompute_activations
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.scripted import expert_policy, random_policy
+from agentrl.rollout.workers import EnvSpec, _serve
+from agentrl.run_folder import read_metrics, read_run_config
+from agentrl.schedule import format_bytes, schedule_table
+from agentrl.tracking import LineLog, default_run_folder
+from agentrl.types import Task
+from envs.errors import DataError
+from tests.toy import ColourEnv
+
+TOY = "tests.toy:ColourEnv"
+
+
+def raising(error: BaseException) -> int:
+    def main() -> int:
+        raise error
+
+    return main_guard(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("no such key"), 2, "error: no such key\n"),
+        (UserError("one\ntwo"), 2, "error: one\nerror: two\n"),
+        (DataError("no such file"), 2, "error: no such file\n"),
+        (MissingExtraError("vllm", "vllm", "The engine"), 2, "Install it with: pip install 'agentrl[vllm]'"),
+        (OSError(28, "No space left on device"), 2, "the disk is full"),
+        (OSError(122, "Disk quota exceeded"), 2, "the disk is full"),
+        (PermissionError(13, "Permission denied", "/data/x"), 2, "no permission"),
+        (RunError("the engine died"), 3, "error: the engine died\n"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Interrupted(signal.SIGTERM), 143, "interrupted"),
+    ],
+)
+def test_main_guard_turns_what_users_can_mend_into_a_line_and_an_exit_code(
+    capsys: pytest.CaptureFixture[str], error: BaseException, code: int, message: str
+) -> None:
+    assert raising(error) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ValueError("a bug"), ImportError("a bug"), OSError(5, "I/O error"), KeyError("bug")])
+def test_main_guard_lets_bugs_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        raising(error)
+
+
+def test_a_reader_that_stops_reading_ends_a_command_quietly() -> None:
+    script = "import sys; from agentrl.cli import main_guard\ndef main():\n  while True: print('x' * 1000)\n"
+    with subprocess.Popen(
+        [sys.executable, "-c", script + "sys.exit(main_guard(main))"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--lr", "3"], "Did you mean --warmstart.lr or --learner.lr?"),
+        (["--nonsense"], "python -m agentrl.train --help lists what it takes"),
+        (["a.toml", "--resume", "b"], "--resume RUN brings its own config and folder"),
+    ],
+)
+def test_train_with_words_it_does_not_know_says_which_it_may_mean(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert main_guard(lambda: train.main(words)) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_train_help_config_lists_every_key(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_guard(lambda: train.main(["--help-config"])) == 0
+    out = capsys.readouterr().out
+    assert "learner.max_reuse" in out
+    assert "gate.tau" in out
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "message"),
+    [
+        (evaluate.main, [], "give a MODEL or RUN to evaluate"),
+        (evaluate.main, ["tests"], "is neither a run folder"),
+        (evaluate.main, ["--policy", "random", "--env", f"{__name__}:SilentEnv"], "no info"),
+        (warmstart.main, ["configs/quickstart.toml", "--warmstart.episodes", "0"], "nothing to imitate"),
+        (warmstart.main, ["configs/quickstart.toml", "--env.id", "tests.toy:NoExpertEnv"], "offers no expert"),
+    ],
+)
+def test_commands_without_something_to_work_on_say_what_they_need(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, main: Any, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    assert main_guard(lambda: main([*words, "--rollout.env_workers", "0"])) == 2
+    assert message in capsys.readouterr().err
+
+
+class SilentEnv(ColourEnv):
+    """Offers nothing in `info`."""
+
+    def _info(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("policy", [random_policy, expert_policy])
+def test_scripted_policies_name_what_info_lacks(policy: Any) -> None:
+    with pytest.raises(UserError, match="info"):
+        policy({}, None)
+
+
+def test_read_run_config_of_a_damaged_folder_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"config\.json cannot be read"):
+        read_run_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"learner": {"lrr": 1}}')
+    with pytest.raises(CheckpointError, match=r"Did you mean learner\.lr"):
+        read_run_config(tmp_path)
+
+
+def test_read_metrics_leaves_out_a_last_line_that_was_cut_off(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n{"st')
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_a_parameter(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from torch import ones
+
+    (tmp_path / "trainer").mkdir()
+    (tmp_path / "trainer" / "state.json").write_text("{}")
+    save_file({"model.other.weight/exp_avg": ones(2)}, tmp_path / "trainer" / "optimizer.safetensors")
+    with pytest.raises(CheckpointError, match=r"names 'model.other.weight', which this model does not train"):
+        load_trainer_state(tmp_path, ["lm_head.weight"])
+
+
+def test_schedule_counts_single_use_and_a_pretrained_shape(tmp_path: Path) -> None:
+    def cells(config: Any) -> str:
+        return " ".join(str(cell) for column in schedule_table(config).columns for cell in column.cells)
+
+    assert "1 .. 1" in cells(build_config({"gate": {"kind": "fixed", "k": 1}}))
+    build_tiny_model(TinyModelConfig(hidden_size=16), build_tokenizer(())).config.save_pretrained(tmp_path)
+    assert " x 4" in cells(build_config({"model": {"path": str(tmp_path)}}))
+    with pytest.raises(UserError, match="cannot read the shape of"):
+        schedule_table(build_config({"model": {"path": str(tmp_path / "nothing" / "here")}}))
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1,023 B"), (1536, "1.5 KiB"), (3 << 30, "3.0 GiB"), (5 << 40, "5,120.0 GiB")],
+)
+def test_format_bytes_takes_the_largest_unit_below(count: int, text: str) -> None:
+    assert format_bytes(count) == text
+
+
+def test_curves_of_nothing_say_nothing() -> None:
+    assert sparkline([]) == "-"
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_gradient_checkpointing_is_switched_on() -> None:
+    module = build_tiny_model(TinyModelConfig(hidden_size=16), build_tokenizer(()))
+    recompute_activations(module)
+    assert any(getattr(part, "gradient_checkpointing", False) for part in module.modules())
+
+
+def test_chat_without_a_fast_tokenizer_gives_the_same_ids() -> None:
+    chat = Chat(build_tokenizer(["red green"] * 3), stop_ids=[1])
+    with_backend = chat.open("red"), chat.decode_answer([*chat.open("red green"), 1])
+    chat._backend = None
+    assert (chat.open("red"), chat.decode_answer([*chat.open("red green"), 1])) == with_backend
+
+
+def test_default_run_folder_avoids_one_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "now")
+    first = default_run_folder("x")
+    first.mkdir(parents=True)
+    assert str(first) == "runs/x-now"
+    assert str(default_run_folder("x")) == f"runs/x-now-{os.getpid()}"
+
+
+def test_line_log_prints_now_and_then_and_when_told(capsys: pytest.CaptureFixture[str]) -> None:
+    log = LineLog(every_s=1000.0)
+    log("first", force=True)
+    log("too soon")
+    log("told", force=True)
+    assert capsys.readouterr().out.split() == ["first", "told"]
+
+
+def test_a_worker_answers_with_results_and_with_what_went_wrong(tmp_path: Path) -> None:
+    ours, theirs = Pipe()
+    spec = EnvSpec(TOY, "train", {"faults": {"step": "raise"}, "flag": str(tmp_path / "failed")})
+    thread = threading.Thread(target=_serve, args=(spec, theirs, list(sys.path)))
+    thread.start()
+    assert ours.recv() == "ready"
+
+    def call(*message: Any) -> Any:
+        ours.send(message)
+        return ours.recv()
+
+    kind, (observation, info) = call(1, "reset", Task(TOY, "train", 0, 5))
+    assert (kind, observation, info["task"]) == ("ok", "You see blue.", "train/5")
+    kind, text = call(1, "step", "green")
+    assert kind == "error"
+    assert text.startswith("ZeroDivisionError: the oven is on fire (toy.py:")
+    assert call(1, "reset", Task(TOY, "train", 0, 5))[0] == "ok"  # made anew
+    assert call(1, "step", "green")[0] == "ok"
+    ours.close()
+    thread.join(timeout=10)
+    assert not thread.is_alive()
+
+
+def test_processes_stop_at_the_same_check_when_one_of_them_was_asked() -> None:
+    asked: list[bool] = []
+    others = iter([False, True])
+    interruption = Interruption(agree=lambda mine: asked.append(mine) or next(others))
+    with interruption, interruption.patiently():
+        with interruption.at_once():
+            pass
+        interruption.check()
+        with pytest.raises(Interrupted) as caught:
+            interruption.check()
+    assert asked == [False, False]
+    assert caught.value.exit_code == 143
+
+
+def test_a_second_ctrl_c_ends_on_the_spot() -> None:
+    interruption = Interruption()
+    with interruption, interruption.patiently():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(Interrupted, match="SIGINT"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_evaluate_writes_the_rates_as_json(tmp_path: Path) -> None:
+    words = [
+        "--policy",
+        "expert",
+        "--env",
+        TOY,
+        "--env.split",
+        "test",
+        "--eval.tasks",
+        "4",
+        "--rollout.env_workers",
+        "0",
+    ]
+    assert main_guard(lambda: evaluate.main([*words, "--json", str(tmp_path / "x.json")])) == 0
+    assert json.loads((tmp_path / "x.json").read_text())["eval/success"] == 1.0

@@ -1,0 +1,140 @@
+import argparse
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentrl.cli import parse_command_line
+from agentrl.config import Config, content_hash, describe_fields, diff_configs, load_config, parse_overrides
+from agentrl.errors import ConfigError, UserError
+
+
+def test_load_config_without_a_file_gives_the_defaults() -> None:
+    assert load_config(None) == Config()
+
+
+def test_load_config_with_overrides_puts_them_on_top_of_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("[train]\nsteps = 5\nseed = 1\n[env]\noptions = { room_size = 'small' }\n")
+    config = load_config(file, ["--train.steps", "7", "--env.options.num_games=3", "--gate.kind=none"])
+    assert (config.train.steps, config.train.seed, config.gate.kind) == (7, 1, "none")
+    assert config.env.options == {"room_size": "small", "num_games": 3}
+
+
+@pytest.mark.parametrize(
+    ("words", "lr"),
+    [
+        ([], 1e-3),
+        (["--model.path", "Qwen/Qwen3-0.6B"], 1e-6),
+        (["--learner.lr", "1e-6"], 1e-6),
+        (["--learner.eps", "1e-4"], 1e-3),
+    ],
+)
+def test_load_config_without_a_learning_rate_takes_one_that_suits_the_model(words: list[str], lr: float) -> None:
+    assert load_config(None, words).learner.lr == lr
+
+
+def test_load_config_for_another_environment_drops_the_options_of_the_first_with_a_notice(tmp_path: Path) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text("[env]\nid = 'a:A'\neval_split = 'test'\nformat = 'a:Tags'\noptions = { size = 3 }\n")
+    notes: list[str] = []
+    config = load_config(file, ["--env.id", "b:B", "--env.options.colour", "red"], notify=notes.append)
+    assert (config.env.options, config.env.format, config.env.eval_split) == ({"colour": "red"}, "plain", "test")
+    assert notes == [
+        'env.options = {"size": 3} is for a:A, not for b:B: dropped',
+        'env.format = "a:Tags" is for a:A, not for b:B: dropped',
+    ]
+    same = load_config(file, ["--env.id", "a:A", "--env.options.colour", "red"], notify=notes.append)
+    assert same.env.options == {"size": 3, "colour": "red"}
+    assert len(notes) == 2
+
+
+def test_load_config_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    load_config({"env": {"options": {"size": 3}}}, ["--env.id", "b:B"])
+    assert capsys.readouterr().err.startswith('note: env.options = {"size": 3} is for agentrl/ALFWorld-v0, not for b:B')
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learner.lrr", "1"], "unknown key learner.lrr (command line). Did you mean learner.lr?"),
+        (
+            ["--rollout.max_turns", "0"],
+            "rollout.max_turns must be >= 1, got 0 (command line). Remove the line to use 20.",
+        ),
+        (["--gate.kind", "dg"], "gate.kind must be 'dgg', 'none'"),
+        (["--learner.lr", "fast"], "learner.lr must be a valid number"),
+        (["--train.steps"], "--train.steps needs a value"),
+        (["steps", "3"], "expected an override such as --learner.lr 1e-3, got 'steps'"),
+        (["--nonsense.x", "3"], "unknown key nonsense"),
+    ],
+)
+def test_load_config_when_an_override_is_wrong_says_key_place_and_remedy(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, words)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_load_config_when_the_file_is_wrong_names_the_file(tmp_path: Path) -> None:
+    (tmp_path / "search.toml").write_text("[rollout]\nmax_turns = 0\n")
+    with pytest.raises(ConfigError, match=r"rollout.max_turns must be >= 1, got 0 \(.*search.toml\)"):
+        load_config(tmp_path / "search.toml")
+    with pytest.raises(ConfigError, match=r"Did you mean .*search.toml"):
+        load_config(tmp_path / "serch.toml")
+    (tmp_path / "bad.toml").write_text("[rollout\n")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load_config(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match="cannot read the config file"):
+        load_config(tmp_path)
+    with pytest.raises(ConfigError, match=r"--rollout\.max_turns\.x: max_turns is a value, not a table"):
+        load_config({"rollout": {"max_turns": 3}}, ["--rollout.max_turns.x", "1"])
+
+
+def test_load_config_with_two_mistakes_reports_both() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, ["--train.steps", "-1", "--learner.lr", "0"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@given(st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.booleans())
+def test_parse_overrides_of_toml_values_round_trips(i: int, f: float, b: bool) -> None:
+    words = ["--a.i", str(i), f"--a.f={f!r}", "--a.b", str(b).lower(), "--a.t", "plain words", "--a.n", "null"]
+    assert parse_overrides(words) == [("a.i", i), ("a.f", f), ("a.b", b), ("a.t", "plain words"), ("a.n", None)]
+
+
+def test_describe_fields_gives_every_field_a_meaning_and_stays_small() -> None:
+    fields = list(describe_fields())
+    assert all(meaning for _, _, meaning in fields)
+    assert len(fields) <= 100
+
+
+def test_diff_configs_names_exactly_what_changed() -> None:
+    new = load_config(None, ["--learner.lr", "0.5", "--env.options.data", "generated"])
+    assert sorted(diff_configs(Config(), new)) == [
+        "env.options.data: None -> 'generated'",
+        "learner.lr: 0.001 -> 0.5",
+    ]
+
+
+def test_content_hash_depends_on_values_and_not_on_key_order() -> None:
+    assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 1, "b": 3})
+
+
+def test_protocol_when_named_then_its_settings_hold_where_the_user_is_silent() -> None:
+    wrapper = "--env.format=envs.alfworld.protocols:VerlAgentWindow"
+    config = load_config(None, [wrapper, "--rollout.max_turns=7"])
+    assert (config.rollout.context, config.rollout.window_turns) == ("window", 0)
+    assert config.advantage.invalid_action_penalty == 0.1
+    assert config.rollout.max_turns == 7
+    assert load_config(None, []).rollout.context == "conversation"
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("--steps=5", r"Did you mean --train\.steps\?"), ("--kind", r"--loss\.kind or --gate\.kind"), ("--zzz", "--help")],
+)
+def test_command_line_when_a_word_is_unknown_then_the_full_key_is_told(word: str, hint: str) -> None:
+    with pytest.raises(UserError, match=hint):
+        parse_command_line(argparse.ArgumentParser(prog="x"), [word])

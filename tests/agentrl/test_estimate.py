@@ -1,0 +1,177 @@
+"""The formulas of `--dry-run`, checked against what torch keeps, counts and allocates."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
+
+from agentrl.config import build_config
+from agentrl.estimate import (
+    CPU,
+    Shape,
+    activation_bytes,
+    batch_seconds,
+    cache_bytes,
+    engine_memory,
+    forward_flops,
+    learner_memory,
+)
+from agentrl.learner.lm_head import default_chunk
+from agentrl.rollout.engine import Sampling
+from agentrl.rollout.local import LocalEngine
+from agentrl.schedule import _KNOWN_SHAPES
+from tests.agentrl.test_model_families import FAMILIES, TOKENIZER, make_model
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def kept_bytes(config: Any, dtype: torch.dtype, *, length: int) -> int:
+    """Bytes that autograd keeps of one row between forward and backward, parameters apart."""
+    module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").to(dtype)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in module.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        states = module.model(input_ids=torch.zeros(1, length, dtype=torch.long), use_cache=False).last_hidden_state
+    assert states.requires_grad
+    return sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_a_block_keeps_what_the_formula_says(family: str, dtype: torch.dtype, size: int) -> None:
+    config = FAMILIES[family](False)
+    config.update({"hidden_size": 64, "intermediate_size": 160, "head_dim": 16, "moe_intermediate_size": 48})
+    totals = []
+    for layers in (1, 3):
+        config.num_hidden_layers = layers
+        if getattr(config, "layer_types", None):
+            config.layer_types = ["full_attention"] * layers
+        totals.append(kept_bytes(config, dtype, length=128))
+    measured = (totals[1] - totals[0]) / 2 / 128
+    assert activation_bytes(Shape.of(config), size) == pytest.approx(measured, rel=0.05)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_forward_operations_are_those_that_torch_counts(family: str) -> None:
+    # torch counts no grouped matrix products: experts one by one
+    module, length = make_model(family, False, experts_implementation="eager"), 96
+    with FlopCounterMode(display=False) as counter, torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
+        module(input_ids=torch.full((2, length), 7))
+    # torch counts the whole square of attention, of which a causal model needs half.
+    shape = Shape.of(module.config)
+    square = 2.0 * shape.layers * shape.heads * shape.head_size * length
+    counted = counter.get_total_flops() / (2 * length) - square
+    assert forward_flops(shape, length=length) == pytest.approx(counted, rel=0.05)
+
+
+def test_the_cache_is_what_the_embedded_engine_allocates() -> None:
+    module = make_model("qwen3", True)
+    config = build_config({"rollout": {"max_concurrent": 8, "max_context_tokens": 200}})
+    engine = LocalEngine(module, TOKENIZER, max_concurrent=8, max_context_tokens=200)
+    asyncio.run(engine.generate(list(range(5, 150)), Sampling(max_new_tokens=50), key=(0,)))
+    allocated = sum(t.nbytes for pair in engine._cache.buffers.values() for t in pair)
+    shape = Shape.of(module.config)
+    assert cache_bytes(shape, 4) * 8 * 200 == allocated
+    assert [item.value for item in engine_memory(shape, config)] == [allocated]
+
+
+def test_parameters_of_the_papers_models_are_the_published_ones() -> None:
+    small, large = (Shape.of(config) for config in _KNOWN_SHAPES.values())
+    assert small.parameters == pytest.approx(
+        4.02e9, rel=0.005
+    )  # model cards: 4.0B, of which 3.6B outside the embedding
+    assert small.parameters - small.vocabulary * small.width == pytest.approx(3.6e9, rel=0.01)
+    assert large.parameters == pytest.approx(7.61e9, rel=0.005)  # 7.61B, 6.53B outside the embeddings
+    assert large.parameters - 2 * large.vocabulary * large.width == pytest.approx(6.53e9, rel=0.005)
+
+
+def test_shards_divide_what_they_hold_and_reuse_multiplies_the_time_of_updates() -> None:
+    shape = Shape.of(FAMILIES["qwen3"](False))
+    config = build_config({"learner": {"shard": True}})
+    alone = {item.name: item.value for item in learner_memory(shape, config, tokens=64, chunk=64)}
+    four = {item.name: item.value for item in learner_memory(shape, config, tokens=64, chunk=64, processes=4)}
+    for name in ("weights", "gradients", "optimizer"):
+        assert four[name] == alone[name] / 4
+    assert four["activations"] == alone["activations"]
+    once, thrice = (batch_seconds(shape, config, updates=k, device=CPU) for k in (1, 3))
+    assert thrice[-1].value == 3 * once[-1].value
+    assert thrice[0] == once[0]
+
+
+MODELS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
+    (Qwen3Config, {"vocab_size": 4096, "num_hidden_layers": 6, "tie_word_embeddings": True}, {}),
+    (Qwen2Config, {"vocab_size": 16384, "num_hidden_layers": 3, "tie_word_embeddings": False}, {}),
+    (
+        Qwen3Config,
+        {"vocab_size": 8192, "num_hidden_layers": 6, "tie_word_embeddings": False},
+        {"model": {"gradient_checkpointing": True}},
+    ),
+]
+MEASURE = """
+import gc, json, sys
+import numpy as np, torch, transformers
+from agentrl.config import build_config
+from agentrl.learner.batch import Batch, BatchRow
+from agentrl.learner.learner import Learner
+from agentrl.model import recompute_activations
+
+def status(name):  # bytes; VmHWM is this process's own peak, where ru_maxrss starts at the parent's
+    line = next(line for line in open("/proc/self/status") if line.startswith(name))
+    return int(line.split()[1]) * 1024
+
+def update(shape, tree, length, rows):
+    config = build_config(tree)
+    module = transformers.AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").eval()
+    if config.model.gradient_checkpointing:
+        recompute_activations(module)
+    random, trained = np.random.default_rng(0), np.arange(length) >= length // 2
+    ids = [random.integers(0, shape.vocab_size, length).astype(np.int32) for _ in range(rows)]
+    none = np.zeros(length, np.float32)
+    batch = [BatchRow(x, trained, trained * np.float32((-1) ** i), none) for i, x in enumerate(ids)]
+    Learner(module, config, pad_id=0).update(Batch(batch, rows * int(trained.sum()), 2, 2))
+
+name, keys, tree = json.loads(sys.argv[1])
+make = getattr(transformers, name)
+torch.set_num_threads(1)
+small = {**keys, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "vocab_size": 64}
+update(make(**small), tree, 16, 4)  # libraries load what they need
+gc.collect()
+before = status("VmRSS")
+update(make(**keys), tree, 512, 8)
+print(status("VmHWM") - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc")
+@pytest.mark.parametrize("model", MODELS, ids=["tied", "untied", "checkpointing"])
+def test_an_update_peaks_where_the_formulas_say(model: tuple[type, dict[str, Any], dict[str, Any]]) -> None:
+    make, given, tree = model
+    keys = {
+        "hidden_size": 256, "intermediate_size": 768, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 64, **given,
+    }  # fmt: skip
+    tree = {**tree, "gate": {"kind": "none"}, "learner": {"max_reuse": 2, "microbatch_tokens": 2048}}
+    # Every tensor in pages of its own, which go back at once: what counts is what is alive.
+    env = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURE, json.dumps([make.__name__, keys, tree])]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True)
+    shape = Shape.of(make(**keys))
+    chunk = min(1024, default_chunk(shape.vocabulary, torch.device("cpu")))
+    items = learner_memory(shape, build_config(tree), tokens=2048, chunk=chunk)
+    assert sum(item.value for item in items) == pytest.approx(float(done.stdout), rel=0.15)

@@ -1,0 +1,71 @@
+"""The paper's runs: every config is complete, has the settings of appendix G.1, and prints its schedule offline."""
+
+from pathlib import Path
+
+import pytest
+
+from agentrl import train
+from agentrl.cli import main_guard
+from agentrl.config import Config, load_config
+from agentrl.rollout.workers import EnvSpec
+
+FOLDER = Path(__file__).resolve().parents[2] / "configs" / "paper"
+CONFIGS = sorted(FOLDER.glob("*.toml"))
+MODELS = {"qwen3_4b": "Qwen/Qwen3-4B-Instruct-2507", "qwen2.5_7b": "Qwen/Qwen2.5-7B-Instruct"}
+# Appendix G.1: prompts a batch, group, prompt + response tokens, steps, KL.
+SETTINGS = {
+    "math": (512, 16, 2048 + 4096, 1, 0.0),
+    "alfworld": (16, 8, 8192 + 8192, 50, 0.001),
+    "webshop": (32, 8, 4096 + 4096, 30, 0.001),
+    "search_qa": (64, 8, 2048 + 8192, 10, 0.001),
+}
+
+
+def load(path: Path, *overrides: str) -> Config:
+    return load_config(path, list(overrides))
+
+
+def test_there_is_one_config_for_each_task_and_model() -> None:
+    assert {path.stem for path in CONFIGS} == {f"{task}_{model}" for task in SETTINGS for model in MODELS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_has_the_papers_settings(path: Path) -> None:
+    config = load(path)
+    task, model = next((t, m) for t in SETTINGS for m in MODELS if path.stem == f"{t}_{m}")
+    prompts, group, tokens, steps, kl = SETTINGS[task]
+    assert config.model.path == MODELS[model]
+    assert (config.train.groups_per_step, config.train.group_size) == (prompts, group)
+    assert (config.rollout.max_context_tokens, config.rollout.max_turns) == (tokens, steps)
+    assert (config.loss.kl_coef, config.learner.lr, config.rollout.temperature) == (kl, 1e-6, 0.7)
+    assert (config.learner.max_reuse, config.gate.kind, config.gate.tau) == (4, "dgg", 0.1)
+    assert config.learner.microbatch_tokens >= tokens
+    assert config.loss.tis_cap == 2.0
+    EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).offers_expert()
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_the_arms_of_its_header_are_one_override_away(path: Path) -> None:
+    header = path.read_text().split("\n\n")[0]
+    assert f"configs/paper/{path.name}" in header
+    for words in ("--gate.tau", "--gate.kind fixed", "--gate.kind none"):
+        assert words in header
+    assert load(path, "--gate.tau", "0.5").gate.tau == 0.5
+    single = load(path, "--gate.kind", "fixed").gate
+    assert (single.kind, single.k) == ("fixed", 1)
+    assert load(path, "--gate.kind", "none").gate.kind == "none"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_its_schedule_fits_the_papers_gpus(
+    path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "32" if path.stem.startswith("math") else "16")
+    assert main_guard(lambda: train.main([str(path), "--dry-run"])) == 0
+    out = capsys.readouterr().out
+    for fact in ("rows per batch", "optimizer steps per batch", "1 .. 4", "activations", "key/value cache", "updates"):
+        assert fact in out
+    for phase in ("memory of an update", "memory of a rollout"):
+        line = next(line for line in out.splitlines() if phase in line)
+        gib = float(line.split("│")[2].removesuffix("GiB ").strip().split()[0])
+        assert 5 < gib < 75, line

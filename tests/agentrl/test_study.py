@@ -1,0 +1,192 @@
+"""A study: what it plans, what it measures, what its tables say; one small study is really run."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from agentrl.cli import main_guard
+from agentrl.errors import ConfigError, UserError
+from agentrl.study.__main__ import main
+from agentrl.study.plan import as_words, load_study
+from agentrl.study.results import COLUMNS, Results, compare
+from agentrl.study.tables import BEGIN, END, format_difference, format_speedup, replace_section, study_tables
+from tests.toy import SMALL_CONFIG
+
+ROOT = Path(__file__).resolve().parents[2]
+BASE = f"""{SMALL_CONFIG}[train]
+steps = 2
+groups_per_step = 2
+group_size = 2
+[eval]
+tasks = 4
+every = 1
+"""
+STUDY = """
+title = "toy"
+base = "base.toml"
+results = "{folder}/results.json"
+runs = "{folder}/runs"
+reference = "single"
+[set]
+"tracking.trackers" = []
+"checkpoint.every" = 0
+[arms]
+single = {{ label = "single use", set = {{ "gate.kind" = "fixed" }} }}
+naive = {{ set = {{ "gate.kind" = "none" }} }}
+matched = {{ set = {{ "gate.kind" = "random", "gate.stop_prob" = "stops of naive in main" }} }}
+[stages.tune]
+arms = ["single"]
+seeds = [9]
+axes = {{ "learner.lr" = [1e-3, 1e-2] }}
+[stages.main]
+arms = ["single", "naive"]
+seeds = [0, 1]
+axes = {{ "learner.lr" = "best of single in tune" }}
+[stages.controls]
+arms = ["matched"]
+seeds = [0, 1]
+axes = {{ "learner.lr" = "best of single in tune" }}
+"""
+
+
+def write_study(folder: Path, text: str = STUDY) -> Path:
+    (folder / "base.toml").write_text(BASE)
+    path = folder / "study.toml"
+    path.write_text(text.format(folder=folder))
+    return path
+
+
+def make_run(arm: str, seed: int, success: list[float], *, stage: str = "main", lr: float = 1e-3) -> dict[str, object]:
+    reuse = 1 if arm == "single" else 4
+    curve = [[i, y, 10 * i, 0, 0, reuse * i, 0, 1.0 * i, 1.0 * i] for i, y in enumerate(success)]
+    return {
+        "arm": arm, "axes": {"learner.lr": lr}, "seed": seed, "stage": stage, "curve": curve,
+        "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2, "closed_batches": 2,
+    }  # fmt: skip
+
+
+def results_of(folder: Path, runs: list[dict[str, object]]) -> Results:
+    return Results(load_study(write_study(folder)).config.model_dump(), runs)
+
+
+def test_cells_when_planned_then_arms_alternate_within_a_seed_and_wait_for_tuning(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    nothing = results_of(tmp_path, [])
+    assert study.cells("main", nothing.lookup) is None
+    tuned = results_of(
+        tmp_path, [make_run("single", 9, [y] * 6, stage="tune", lr=lr) for lr, y in ((1e-3, 0.2), (1e-2, 0.6))]
+    )
+    cells = study.cells("main", tuned.lookup)
+    assert cells is not None
+    assert [(cell.arm, cell.seed) for cell in cells] == [("single", 0), ("naive", 0), ("single", 1), ("naive", 1)]
+    assert {dict(cell.overrides)["learner.lr"] for cell in cells} == {1e-2}
+    assert len({cell.key for cell in cells}) == 4
+
+
+def test_controls_when_matched_then_they_stop_as_often_as_the_gate_did(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    runs = [make_run("single", 9, [0.5] * 6, stage="tune"), make_run("naive", 0, [0.5] * 6)]
+    cells = study.cells("controls", results_of(tmp_path, runs).lookup)
+    assert cells is not None
+    assert dict(cells[0].overrides)["gate.stop_prob"] == 0.2
+
+
+def test_compare_when_an_arm_is_twice_as_fast_with_four_gradients_then_time_counts_them(tmp_path: Path) -> None:
+    slow = [0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]
+    fast = [0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]
+    row = compare(
+        [make_run("naive", seed, fast) for seed in (0, 1)],
+        [make_run("single", seed, slow) for seed in (0, 1)],
+        rollout_share=0.8,
+    )
+    assert row["speedup"]["rollouts"].value == pytest.approx(2.0)
+    # two batches with eight gradients against four batches with four: 4 / (0.8 * 2 + 0.2 * 8)
+    assert row["speedup"]["time"].value == pytest.approx(4 / 3.2)
+    assert row["difference"].mean == pytest.approx(0)
+    assert (row["degraded"], row["steps_per_batch"], row["discarded"]) == (0, 4.0, 0.2)
+
+
+def test_tables_when_written_then_numbers_and_not_reached_stand_there(tmp_path: Path) -> None:
+    runs = [make_run("single", s, [0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6]) for s in (0, 1)]
+    runs += [make_run("naive", s, [0.2, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3]) for s in (0, 1)]
+    path = tmp_path / "results.json"
+    results = results_of(tmp_path, runs)
+    results.write(path, command="x")
+    text = study_tables(Results.read(path), source=path)
+    assert "| single use (lr 0.001) | 60.0 % |" in text
+    assert "| naive (lr 0.001) | 30.0 % | -30.0 [-30.0, -30.0] | not reached |" in text
+    tree = json.loads(path.read_text())
+    assert tree["columns"] == list(COLUMNS)
+    assert tree["machine"]["cores"]
+
+
+def test_readme_when_marked_then_only_the_section_changes(tmp_path: Path) -> None:
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    replace_section(page, "new")
+    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    page.write_text("no marks")
+    with pytest.raises(UserError, match="has no lines"):
+        replace_section(page, "new")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('reference = "single"', 'reference = "double"', "reference must be one of"),
+        ('arms = ["single", "naive"]', 'arms = ["single", "nave"]', "no arm 'nave'"),
+        ('"gate.kind" = "none"', '"gate.kid" = "none"', "gate.kind"),
+        ('"best of single in tune" }}\n[stages.controls]', '"best of single in main" }}\n[stages.controls]', "earlier"),
+        ('title = "toy"', 'titel = "toy"', "titel"),
+    ],
+)
+def test_study_file_when_wrong_then_one_clear_line(tmp_path: Path, old: str, new: str, message: str) -> None:
+    assert old in STUDY
+    with pytest.raises(ConfigError, match=message):
+        load_study(write_study(tmp_path, STUDY.replace(old, new)))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_studies_when_loaded_then_every_arm_is_a_valid_experiment(path: Path) -> None:
+    if path.stem.endswith("_base"):
+        pytest.skip("the experiment that a study shares")
+    study = load_study(path)
+    first = next(iter(study.config.stages))
+    assert study.cells(first, lambda *_: None)
+
+
+def test_numbers_when_formatted_then_intervals_and_gaps_are_plain() -> None:
+    run = [make_run("single", s, [0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6]) for s in (0, 1)]
+    row = compare(run, run, rollout_share=0.8)
+    assert format_speedup(row["speedup"]["rollouts"]) == "1.00x [1.00, 1.00]"
+    assert format_difference(row["difference"]) == "+0.0 [0.0, 0.0]"
+    assert as_words({"a.b": True, "c.d": 1e-3, "e.f": []}) == ["--a.b", "true", "--c.d", "0.001", "--e.f", "[]"]
+
+
+@pytest.mark.slow
+def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    path = write_study(tmp_path)
+    assert main([str(path), "--budget-s", "0.001"]) == 0  # one run, then the budget is spent
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert len(runs) == 1
+    assert main([str(path)]) == 0
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert [sum(run["stage"] == stage for run in runs) for stage in ("tune", "main", "controls")] == [2, 4, 2]
+    assert all(run["run_cost"]["cpu_s"] > 0 and math.isfinite(run["run_cost"]["wall_s"]) for run in runs)
+    assert all(len(run["curve"]) == 3 for run in runs)
+    text = capsys.readouterr().out
+    assert "### toy" in text
+    assert "| single use" in text
+    assert main([str(path), "--plan"]) == 0
+    assert " open " not in capsys.readouterr().out
+
+
+def test_command_when_told_nonsense_then_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_study(tmp_path)
+    assert main_guard(lambda: main([str(path), "--stage", "nope"])) == 2
+    assert "there are tune, main, controls" in capsys.readouterr().err
