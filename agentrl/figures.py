@@ -1,13 +1,12 @@
 """python -m agentrl.figures NAME RUN... --out FILE: the paper's figures from run folders."""
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 
-from agentrl.analysis.figures import FIGURES, Line, save
+from agentrl.analysis.figures import FIGURES, Line, require_matplotlib, save
 from agentrl.cli import main_guard
-from agentrl.errors import MissingExtraError, UserError
+from agentrl.errors import UserError
 from agentrl.report.view import RunView, describe_differences, load_runs
 from agentrl.types import Metrics
 
@@ -97,8 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if options.out.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--out must end in .svg, .png or .pdf, got {options.out}.")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "figures", "drawing figures")
+    require_matplotlib()
     lines = collect_lines(load_runs(options.runs))
     lines.sort(key=lambda line: not line.is_reference)
     draw, _ = FIGURES[options.name]

@@ -4,7 +4,8 @@ A `Line` is what the figures know of a setting: its label and its curves over se
 figure that `save` writes as SVG or PNG.
 """
 
-from collections.abc import Callable, Sequence
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.analysis.speedup import converged, degradation_onset
+from agentrl.errors import MissingExtraError
 
 COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876")
 _GRID = {"color": "#e3e8ee", "linewidth": 0.8}
@@ -150,6 +152,36 @@ def structure(lines: Sequence[Line], **_: Any) -> Any:
     return figure
 
 
+def reuse_map(
+    success: Mapping[str, Sequence[Sequence[float]]],
+    *,
+    rows: tuple[str, Sequence[float]],
+    columns: tuple[str, Sequence[float]],
+) -> Any:
+    """Final success over two settings, one panel an arm: where reuse is safe.
+
+    Args:
+        success: arm -> success rates 0..1, [R][C]; NaN where nothing was measured.
+        rows: name and values of the vertical axis, [R].
+        columns: name and values of the horizontal axis, [C].
+    """
+    figure, axes = _grid_of(1, len(success), width=2.6, height=2.4)
+    data = {arm: 100 * np.asarray(table, dtype=np.float64) for arm, table in success.items()}
+    low, high = (f([f(table) for table in data.values()]) for f in (np.nanmin, np.nanmax))
+    for axis, (arm, table) in zip(axes, data.items(), strict=True):
+        axis.imshow(table, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
+        for (row, column), value in np.ndenumerate(table):
+            dark = value < (low + high) / 2
+            axis.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if dark else "black")
+        axis.grid(visible=False)
+        axis.set_xticks(range(len(columns[1])), [f"{value:g}" for value in columns[1]], rotation=30)
+        axis.set_yticks(range(len(rows[1])), [f"{value:g}" for value in rows[1]])
+        axis.set_title(arm, fontsize=9)
+        axis.set_xlabel(columns[0])
+    axes[0].set_ylabel(rows[0])
+    return figure
+
+
 FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
     "learning-curves": (learning_curves, "success against rollouts and time (Fig. 2)"),
     "fixed-vs-adaptive": (learning_curves, "fixed against adaptive reuse (Fig. 4): give it runs of both"),
@@ -160,6 +192,16 @@ FIGURES: dict[str, tuple[Callable[..., Any], str]] = {
     "theorem2": (theorem2, "Theorem 2, both sides at every gradient (needs tracking.head_bound)"),
 }
 """Name -> (function, what it shows)."""
+
+
+def require_matplotlib() -> None:
+    """Say which extra draws figures, where it is not installed.
+
+    Raises:
+        MissingExtraError: there is no matplotlib.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "figures", "drawing figures")
 
 
 def save(figure: Any, path: Path) -> None:

@@ -4,11 +4,13 @@ The JSON holds, per run, its settings, its curve (one row an evaluation) and its
 is computed from it, so that nothing in the README is typed.
 """
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -36,6 +38,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
     tests = [update for update in updates if update["k"] > 1]
     versions = read_versions(folder)
     return {
+        "key": cell.key,
         "arm": cell.arm,
         "axes": dict(cell.axes),
         "seed": cell.seed,
@@ -47,6 +50,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "discarded_reuse_steps": sum(not update["applied"] for update in tests),
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
+        "initial": file_hash(folder / "initial" / "model.safetensors"),
         "command": " ".join(["python -m agentrl.train", *versions.get("command", [])[1:]]),
         "git_commit": versions.get("git_commit"),
     }
@@ -71,14 +75,24 @@ class Results:
         self.study, self.runs = study, runs
 
     @classmethod
-    def collect(cls, study: Study, cells: dict[str, list[Cell]]) -> "Results":
-        """From the run folders of the cells of each stage."""
+    def collect(
+        cls, study: Study, cells: dict[str, list[Cell]], measured: Mapping[str, Run] = MappingProxyType({})
+    ) -> "Results":
+        """The runs of the cells of each stage.
+
+        Args:
+            study: what was asked for.
+            cells: the runs of each stage.
+            measured: records by key of runs whose folders may be gone (`by_key` of an earlier results file).
+        """
         runs = []
         for stage, members in cells.items():
             for cell in members:
                 folder = Path(study.config.runs) / cell.key
                 if is_done(folder):
                     runs.append(describe_run(cell, folder, stage))
+                elif cell.key in measured:
+                    runs.append({**measured[cell.key], "stage": stage})
         return cls(study.config.model_dump(), runs)
 
     @classmethod
@@ -86,6 +100,10 @@ class Results:
         """From a results file."""
         tree = json.loads(path.read_text())
         return cls(tree["study"], tree["runs"])
+
+    def by_key(self) -> dict[str, Run]:
+        """Record of each run by its cell's key."""
+        return {run["key"]: run for run in self.runs}
 
     def write(self, path: Path, *, command: str) -> None:
         """One JSON file, one line a run."""
@@ -114,13 +132,22 @@ class Results:
         found: dict[tuple[str, str], list[Run]] = {}
         for run in self.runs:
             if run["stage"] == stage:
-                axes = ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in run["axes"].items())
-                found.setdefault((run["arm"], axes), []).append(run)
+                found.setdefault((run["arm"], describe_axes(run["axes"])), []).append(run)
         return {setting: sorted(runs, key=lambda run: run["seed"]) for setting, runs in found.items()}
 
     def label(self, arm: str) -> str:
         """How tables call an arm."""
         return str(self.study["arms"][arm]["label"] or arm)
+
+
+def describe_axes(axes: Mapping[str, Any]) -> str:
+    """`{"learner.lr": 1e-3, "learner.max_reuse": 4}` -> `"lr 0.001, max_reuse 4"`."""
+    return ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in axes.items())
+
+
+def file_hash(path: Path) -> str | None:
+    """First digits of a file's SHA-256; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
 def column(run: Run, name: str) -> list[float]:

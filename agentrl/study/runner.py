@@ -9,7 +9,7 @@ import runpy
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
@@ -32,6 +32,8 @@ class Runner:
     study: Study
     jobs: int = 1
     """Runs at once."""
+    measured: Container[str] = ()
+    """Keys of runs that an earlier results file holds."""
     budget_s: float = float("inf")
     """CPU seconds after which no further run is started."""
     spent_s: float = 0.0
@@ -47,7 +49,7 @@ class Runner:
             title: of the progress view.
             on_done: called after every finished run.
         """
-        waiting = [cell for cell in cells if not is_done(self.folder(cell))]
+        waiting = [cell for cell in cells if not self.is_done(cell)]
         running: dict[Any, tuple[Cell, TaskID]] = {}
         # A fork server imports torch once; every run is then a fork of it with clocks that start at zero.
         context = multiprocessing.get_context("forkserver")
@@ -70,7 +72,11 @@ class Runner:
                         bars.advance(total)
                         self._finish(cell, bars)
                         on_done()
-        return all(is_done(self.folder(cell)) for cell in cells)
+        return all(self.is_done(cell) for cell in cells)
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether a run was measured, here or as the results file says."""
+        return cell.key in self.measured or is_done(self.folder(cell))
 
     def folder(self, cell: Cell) -> Path:
         """Run folder of a cell."""

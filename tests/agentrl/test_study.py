@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from agentrl.cli import main_guard
 from agentrl.errors import ConfigError, UserError
 from agentrl.study.__main__ import main
+from agentrl.study.pictures import draw_study
 from agentrl.study.plan import as_words, load_study
 from agentrl.study.results import COLUMNS, Results, compare
 from agentrl.study.tables import BEGIN, END, format_difference, format_speedup, replace_section, study_tables
@@ -122,6 +124,42 @@ def test_tables_when_written_then_numbers_and_not_reached_stand_there(tmp_path: 
     assert tree["machine"]["cores"]
 
 
+def test_grid_when_two_axes_then_the_last_is_in_columns_and_speedups_are_over_earlier_single_use(
+    tmp_path: Path,
+) -> None:
+    results = results_of(
+        tmp_path,
+        [make_run("single", 0, [0.2, 0.3, 0.4, 0.5, 0.6, 0.6, 0.6, 0.6, 0.6]), *mapped_runs()],
+    )
+    results.study["stages"]["map"] = {"axes": {"learner.max_reuse": [2, 4], "learner.lr": [1e-3, 1e-2]}}
+    text = study_tables(results, source=tmp_path / "results.json")
+    assert "| map | lr 0.001 | lr 0.01 |" in text
+    assert "| naive, max_reuse 2 | 60.0 (2.00x) | 30.0 (not reached) |" in text
+    assert "| naive, max_reuse 4 | 60.0 (2.00x) | - |" in text
+    assert "different warm starts" not in text
+    results.runs[0]["initial"] = "abc"
+    assert "2 different warm starts" in study_tables(results, source=tmp_path / "results.json")
+
+
+def test_map_when_drawn_then_every_arm_has_a_panel_with_its_numbers(tmp_path: Path) -> None:
+    results = results_of(tmp_path, mapped_runs())
+    results.study["stages"]["map"] = {"axes": {"learner.max_reuse": [2, 4], "learner.lr": [1e-3, 1e-2]}}
+    (path,) = draw_study(results, tmp_path, name="toy")
+    text = path.read_text()
+    assert path.name == "toy_map.svg"
+    assert all(f">{word}<" in text for word in ("naive", "60", "30", "learner.lr", "0.01"))
+
+
+def mapped_runs() -> list[dict[str, object]]:
+    fast = [0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]
+    low = [0.2, *[0.3] * 8]
+    values = (((2, 1e-3), fast), ((2, 1e-2), low), ((4, 1e-3), fast))
+    return [
+        {**make_run("naive", 0, curve, stage="map"), "axes": {"learner.max_reuse": k, "learner.lr": lr}}
+        for (k, lr), curve in values
+    ]
+
+
 def test_readme_when_marked_then_only_the_section_changes(tmp_path: Path) -> None:
     page = tmp_path / "README.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
@@ -182,8 +220,17 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     text = capsys.readouterr().out
     assert "### toy" in text
     assert "| single use" in text
+    assert len({run["initial"] for run in runs}) == 1
+    shutil.rmtree(tmp_path / "runs")  # the results file remembers what was measured
     assert main([str(path), "--plan"]) == 0
     assert " open " not in capsys.readouterr().out
+    assert main([str(path), "--figures", str(tmp_path / "figures")]) == 0
+    assert json.loads((tmp_path / "results.json").read_text())["runs"] == runs
+    assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == [
+        "results_controls.svg", "results_main.svg",
+    ]  # fmt: skip
+    assert main([str(path), "--plan", "--results", str(tmp_path / "anew.json")]) == 0
+    assert " done " not in capsys.readouterr().out
 
 
 def test_command_when_told_nonsense_then_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
