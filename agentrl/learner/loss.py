@@ -74,11 +74,20 @@ def decoupled_loss(
     return weight * clip_loss(logprobs, proximal, advantages, low=low, high=high)
 
 
+def m2po_loss(logprobs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
+    """-ratio * A, without a clip: `m2po_mask`, multiplied in from outside, holds the ratios in their place.
+
+    Source: M2PO, Prosperity before Collapse (arXiv 2510.01161), section 5.2, equation 5; masked tokens stay in the
+    denominator (footnote 2).
+    """
+    return -(logprobs - old).exp() * advantages
+
+
 def m2po_mask(log_ratio: Tensor, advantages: Tensor, *, threshold: float) -> Tensor:
     """Which tokens M2PO keeps, [N] bool: drops the largest squared log-ratios until their mean is <= threshold.
 
     Only tokens that push further away (log-ratio and advantage of one sign) can be dropped; the selection is made over
-    the whole optimizer batch. Source: M2PO, Prosperity before Collapse (arXiv 2510.01161), section 4.
+    the whole optimizer batch. Source: M2PO (arXiv 2510.01161), algorithm 1.
     """
     squares = log_ratio.detach().square()
     outward = (log_ratio.detach() * advantages) > 0
@@ -124,7 +133,11 @@ def mismatch_weights(old: Tensor, behaviour: Tensor, *, cap: float, kind: str = 
 
 
 def policy_loss(config: LossConfig) -> Callable[..., Tensor]:
-    """The loss that a config names, as f(logprobs, old, behaviour, advantages, row_index) -> [N]."""
+    """The loss that a config names, as f(logprobs, old, behaviour, advantages, row_index) -> [N].
+
+    With `tis_cap` the weight of `decoupled` is the same `mismatch_weights` that then multiply every loss, so that it is
+    left out here: cut or masked at the cap, and not squared.
+    """
 
     def loss(logprobs: Tensor, old: Tensor, behaviour: Tensor, advantages: Tensor, row_index: Tensor) -> Tensor:
         low, high = config.clip_low, config.clip_high
@@ -134,7 +147,9 @@ def policy_loss(config: LossConfig) -> Callable[..., Tensor]:
             return gspo_loss(logprobs, old, advantages, row_index=row_index, low=low, high=high)
         if config.kind == "cispo":
             return cispo_loss(logprobs, old, advantages, high=high)
-        if config.kind == "decoupled":
+        if config.kind == "m2po":
+            return m2po_loss(logprobs, old, advantages)
+        if config.kind == "decoupled" and not config.tis_cap:
             return decoupled_loss(logprobs, old, behaviour, advantages, low=low, high=high)
         return clip_loss(logprobs, old, advantages, low=low, high=high)
 

@@ -133,6 +133,21 @@ def test_policy_loss_of_one_row_is_that_of_the_named_kind(kind: str, expected: l
     torch.testing.assert_close(value.detach(), T(expected, dtype=torch.float64))
 
 
+def test_m2po_loss_is_not_clipped() -> None:
+    new = logs(*RATIOS)
+    loss = policy_loss(LossConfig(kind="m2po"))(new, ZEROS, ZEROS, ADVANTAGES, T([0, 0, 0, 0]))
+    torch.testing.assert_close(loss, T([-3.0, -1.0, 3.0, 1.0], dtype=torch.float64))
+    loss.sum().backward()
+    torch.testing.assert_close(new.grad, T([-3.0, -1.0, 3.0, 1.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("cap", "weight"), [(0.0, 4.0), (2.0, 1.0)])
+def test_decoupled_loss_leaves_its_weight_to_a_capped_correction_of_the_mismatch(cap: float, weight: float) -> None:
+    behaviour, advantages = T([math.log(0.25)]).double(), T([1.0]).double()
+    loss = policy_loss(LossConfig(kind="decoupled", tis_cap=cap))(logs(1.1), ZEROS[:1], behaviour, advantages, T([0]))
+    torch.testing.assert_close(loss, T([-1.1 * weight], dtype=torch.float64))
+
+
 def test_no_tokens_have_no_loss_and_sums_of_zero() -> None:
     none = torch.zeros(0, dtype=torch.float64)
     assert gspo_loss(none, none, none, row_index=none.long(), low=0.2, high=0.2).shape == (0,)
@@ -140,7 +155,7 @@ def test_no_tokens_have_no_loss_and_sums_of_zero() -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["clip", "dual_clip", "gspo", "cispo", "decoupled"]), st.integers(1, 20))
+@given(st.sampled_from(["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po"]), st.integers(1, 20))
 def test_every_loss_on_policy_has_the_policy_gradient(kind: str, n: int) -> None:
     g = torch.Generator().manual_seed(n)
     old = torch.randn(n, generator=g, dtype=torch.float64)
