@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from agentrl.types import Group
 
+MAX_PADDING = 0.05
+"""Share of padding among the tokens of all micro-batches of a batch."""
+
 
 @dataclass
 class BatchRow:
@@ -129,6 +132,9 @@ def micro_batches(
 ) -> list[MicroBatch]:
     """Length-sorted micro-batches of at most `budget` tokens, padding included (a longer row stands alone).
 
+    Padding is at most 5 % of all tokens, whatever the lengths, their number and the budget: a part ends early where its
+    next row would cost more.
+
     Args:
         rows: rows of the batch.
         weights: loss factor of each row's tokens.
@@ -138,12 +144,17 @@ def micro_batches(
     """
     kept = sorted((i for i, row in enumerate(rows) if keep(row)), key=lambda i: (-len(rows[i].ids), i))
     parts: list[list[int]] = []
+    tokens = padding = 0
     for i in kept:
         # Rows come longest first, so the first row of a part sets its width.
-        if parts and (len(parts[-1]) + 1) * len(rows[parts[-1][0]].ids) <= budget:
+        width = len(rows[parts[-1][0]].ids) if parts else 0
+        gap, allowed = width - len(rows[i].ids), MAX_PADDING * (tokens + width)
+        if parts and (len(parts[-1]) + 1) * width <= budget and padding + gap <= allowed:
             parts[-1].append(i)
         else:
             parts.append([i])
+            width = len(rows[i].ids)
+        tokens, padding = tokens + width, padding + width - len(rows[i].ids)
     return [_pad([rows[i] for i in part], [weights[i] for i in part], part, pad_id) for part in parts]
 
 

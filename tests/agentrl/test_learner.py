@@ -265,8 +265,9 @@ def test_recomputed_activations_give_the_same_gradient_and_leave_the_module_as_i
     learner = Learner(module, CONFIG, pad_id=tokenizer.pad_token_id)
     calls = []
     module.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    learner._backward(learner._prepare(make_batch(rows))[0], 1)
-    assert len(calls) == 2, "once forward, once again in backward"
+    parts, _ = learner._prepare(make_batch(rows))
+    learner._backward(parts, 1)
+    assert len(calls) == 2 * len(parts), "once forward, once again in backward"
     assert not any(m.training for m in module.modules()), "the engine must find its keys and values kept"
     assert_same_gradient({n: p.grad for n, p in module.named_parameters() if p.grad is not None}, expected)
 

@@ -101,17 +101,15 @@ def ours(x: dict[str, torch.Tensor], **loss: Any) -> Any:
         worth = np.where(trained, float(x["advantages"][i]), 0).astype(np.float32)
         logprobs = np.concatenate([np.zeros(PROMPT), x["behaviour"][i, :length].numpy()]).astype(np.float32)
         rows.append(BatchRow(np.zeros(PROMPT + length, np.int32), trained, worth, logprobs))
-    (part,), _ = learner._prepare(Batch(rows, sum(LENGTHS), 1, 1))
-    row = torch.tensor(part.rows)[part.row_index]
-    column = torch.cat([torch.arange(LENGTHS[i]) for i in part.rows])
-    new = x["new"][row, column].clone().requires_grad_()
-    part.old_logprobs, part.reference_logprobs = x["old"][row, column], x["reference"][row, column]
-    objective = (learner._token_losses(part, new) * part.weights).sum()
+    parts, _ = learner._prepare(Batch(rows, sum(LENGTHS), 1, 1))
+    new = x["new"].clone().requires_grad_()
+    objective = torch.zeros((), dtype=torch.float64)
+    for part in parts:
+        places = torch.tensor(part.rows)[part.row_index], torch.cat([torch.arange(LENGTHS[i]) for i in part.rows])
+        part.old_logprobs, part.reference_logprobs = x["old"][places], x["reference"][places]
+        objective = objective + (learner._token_losses(part, new[places]) * part.weights).sum()
     objective.backward()
-    gradient = torch.zeros(B, T, dtype=torch.float64)
-    assert new.grad is not None
-    gradient[row, column] = new.grad
-    return float(objective), gradient
+    return float(objective), new.grad
 
 
 CLIP = {"clip_low": 0.2, "clip_high": 0.28}
