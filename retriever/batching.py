@@ -105,8 +105,10 @@ class Batcher:
         while batch := self._take():
             begin = time.perf_counter()
             self.statistics.queue_s += sum(begin - request.arrived for request in batch)
-            for topk in {request.topk for request in batch}:
-                self._search([request for request in batch if request.topk == topk], topk)
+            # A request whose caller has gone is not searched; from here on nobody can cancel the others.
+            wanted = [request for request in batch if request.result.set_running_or_notify_cancel()]
+            for topk in {request.topk for request in wanted}:
+                self._search([request for request in wanted if request.topk == topk], topk)
             self._count(batch, time.perf_counter() - begin)
 
     def _take(self) -> list[_Request]:
@@ -127,13 +129,20 @@ class Batcher:
     def _search(self, requests: list[_Request], topk: int) -> None:
         queries = [query for request in requests for query in request.queries]
         try:
-            found = iter(self.searcher.search(queries, topk=topk))
+            found = self.searcher.search(queries, topk=topk)
+            if len(found) != len(queries):
+                raise RetrieverError(f"the searcher gave {len(found)} results for {len(queries)} queries")
         except Exception as error:  # the callers get it; the thread serves on
-            for request in requests:
-                request.result.set_exception(error)
+            if len(requests) == 1:
+                requests[0].result.set_exception(error)
+            else:  # one query may have spoiled the batch: its companions are answered on their own
+                for request in requests:
+                    self._search([request], topk)
             return
+        start = 0
         for request in requests:
-            request.result.set_result([next(found) for _ in request.queries])
+            request.result.set_result(found[start : start + len(request.queries)])
+            start += len(request.queries)
 
     def _count(self, batch: list[_Request], seconds: float) -> None:
         statistics, size = self.statistics, sum(len(request.queries) for request in batch)

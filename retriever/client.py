@@ -1,9 +1,11 @@
 """One client for a retriever over HTTP or in this process: retries with back-off, bounded patience, checked answers."""
 
 import http.client
+import io
 import json
 import os
 import random
+import socket
 import time
 import weakref
 from collections import deque
@@ -37,7 +39,7 @@ class Client:
     Args:
         source: "http://host:port" (several, in a list, are asked in turn), the folder of an index ("FOLDER#bm25" names
             one of several), a corpus file (indexed now, with BM25), or a retriever.
-        timeout_s: how long one attempt may take.
+        timeout_s: how long one attempt may take, the reading of its answer included.
         patience_s: how long one search may take, attempts and pauses together, before `RetrieverUnavailable`.
         sleep, clock: for tests.
     """
@@ -167,6 +169,8 @@ class _Server:
             connection.sock.settimeout(timeout_s)
         except IndexError:
             connection = self._make(self._host, self._port, timeout=timeout_s)
+        deadline = time.monotonic() + timeout_s
+        connection.response_class = lambda sock, **options: http.client.HTTPResponse(_Timed(sock, deadline), **options)
         try:
             connection.request(method, self._prefix + path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
@@ -180,6 +184,35 @@ class _Server:
         if answer.status == 200:
             return bytes(content)
         raise _refusal(answer.status, content, answer.getheader("Retry-After"), self.url + path)
+
+
+class _Timed(io.RawIOBase):
+    """A socket to read one answer from: a server that sends a byte now and then cannot stretch an attempt for ever."""
+
+    def __init__(self, sock: socket.socket, deadline: float) -> None:
+        self._sock, self._deadline = sock, deadline
+        self._stream = sock.makefile("rb", buffering=0)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """What `http.client` asks of a socket."""
+        return io.BufferedReader(self)
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Read what is there, waiting no longer than what is left of the attempt."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out in the middle of an answer")
+        self._sock.settimeout(left)
+        return self._stream.readinto(buffer)
+
+    def close(self) -> None:
+        """Close the stream; the socket lives on for the next request."""
+        self._stream.close()
+        super().close()
 
 
 def _close_all(connections: "deque[Any]") -> None:

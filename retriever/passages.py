@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import mmap
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -38,17 +39,17 @@ class Hit(NamedTuple):
 
 
 def open_text(path: Path) -> io.TextIOBase:
-    """Open a UTF-8 text file, plain or compressed (.gz, .bz2, .xz)."""
+    """Open a UTF-8 text file, with or without a byte order mark, plain or compressed (.gz, .bz2, .xz)."""
     openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers.get(path.suffix, open)(path, "rt", encoding="utf-8")  # type: ignore[operator]
+    return openers.get(path.suffix, open)(path, "rt", encoding="utf-8-sig")  # type: ignore[operator]
 
 
 def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `(id, contents)` of a JSON-lines corpus: Search-R1's `id` and `contents`, or `title` and `text`.
 
     Raises:
-        CorpusError: the file is missing, or a line is no passage; an empty passage is an error too, because it would
-            end up, empty, in a training sample.
+        CorpusError: the file is missing, or a line is no passage; a passage without text, or with nothing but a title,
+            is an error too, because it would end up, empty, in a training sample.
     """
     if not path.is_file():
         raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
@@ -57,7 +58,7 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
-    except (UnicodeDecodeError, EOFError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read as UTF-8 JSON lines: {error}") from error
 
 
@@ -71,7 +72,8 @@ def _parse_passage(line: str, *, where: str, row: int) -> tuple[str, str]:
     contents = fields.get("contents") if isinstance(fields, dict) else None
     if not isinstance(contents, str):
         raise CorpusError(f'{where}: expected an object with "contents" (or "title" and "text"), got {line[:120]!r}')
-    if not contents.strip(' \t\r\n"'):
+    _, has_title, text = contents.partition("\n")
+    if not contents.strip(' \t\r\n"') or (has_title and not text.strip()):
         raise CorpusError(f"{where}: the passage is empty. Remove the line or give it a text.")
     try:
         contents.encode()

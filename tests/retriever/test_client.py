@@ -1,6 +1,7 @@
 import json
 import socket
 import threading
+import time as clock
 from collections.abc import Callable, Iterator
 from itertools import chain, repeat
 
@@ -178,3 +179,28 @@ def test_client_with_senseless_times_is_refused(options):
 def test_client_with_a_senseless_address_is_refused():
     with pytest.raises(RequestError, match="looks like"):
         Client(["http://"])
+
+
+def test_search_at_a_server_that_drips_its_answer_gives_up_in_time():
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    for byte in http(200, GOOD):
+                        connection.sendall(bytes([byte]))
+                        clock.sleep(0.02)
+            except OSError:  # the client has gone, or the test is over
+                if listener.fileno() < 0:
+                    return
+
+    threading.Thread(target=drip, daemon=True).start()
+    with listener:
+        client = Client(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.3, patience_s=0.8)
+        begin = clock.monotonic()
+        with pytest.raises(RetrieverUnavailable, match="TimeoutError"):
+            client.search(["a"])
+        assert clock.monotonic() - begin < 3

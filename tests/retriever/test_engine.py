@@ -170,6 +170,43 @@ def test_batcher_whose_searcher_fails_tells_the_callers_and_serves_on():
     batcher.close()
 
 
+def test_batcher_with_one_query_that_cannot_be_searched_answers_its_companions():
+    searcher = SlowSearcher()
+    inner = searcher.inner.search
+
+    class Picky:
+        def search(self, queries, *, topk):
+            if "poison" in queries:
+                raise ValueError("no vector for this text")
+            return inner(queries, topk=topk)
+
+    batcher = Batcher(Picky(), max_wait_s=0.2)
+    futures = [batcher.submit([query], topk=1) for query in ("apple", "poison", "pear")]
+    assert futures[0].result(10)[0][0].contents == "red apple"
+    with pytest.raises(ValueError, match="no vector"):
+        futures[1].result(10)
+    assert futures[2].result(10)[0][0].contents == "green pear"
+    batcher.close()
+
+
+def test_batcher_serves_on_after_a_cancelled_request_and_after_a_short_answer():
+    searcher = SlowSearcher()
+    batcher = Batcher(searcher, max_wait_s=0)
+    first = batcher.submit(["apple"], topk=1)
+    while not searcher.batches:
+        time.sleep(0.001)
+    gone, later = batcher.submit(["plum"], topk=1), batcher.submit(["pear"], topk=1)
+    assert gone.cancel()
+    searcher.go.set()
+    assert first.result(10)
+    assert later.result(10)[0][0].contents == "green pear"
+    assert searcher.batches == [["apple"], ["pear"]]
+    searcher.inner = type("Short", (), {"search": lambda self, queries, topk: []})()
+    with pytest.raises(RetrieverError, match="0 results for 1 queries"):
+        batcher.submit(["red"], topk=1).result(10)
+    batcher.close()
+
+
 def test_limits_of_a_retriever_are_its_own():
     passages = Passages([("0", "apple")])
     retriever = Retriever(passages, Retriever.from_passages([("0", "apple")]).searcher, limits=Limits(max_topk=1))

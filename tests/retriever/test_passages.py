@@ -1,5 +1,7 @@
+import bz2
 import gzip
 import json
+import lzma
 
 import pytest
 
@@ -29,6 +31,8 @@ def test_read_corpus_accepts_both_forms_and_compression(tmp_path):
         ('{"contents": 3}', "expected an object"),
         ('{"contents": " \\n"}', "empty"),
         ('{"contents": "\\"\\"\\n"}', "empty"),
+        ('{"contents": "\\"Emma\\"\\n "}', "empty"),
+        ('{"title": "Emma", "text": ""}', "empty"),
         ('{"contents": "\\ud800"}', "surrogate"),
     ],
 )
@@ -61,3 +65,23 @@ def test_passage_file_that_was_cut_short_is_refused(tmp_path):
         stream.truncate(20)
     with pytest.raises(IndexFolderError, match="damaged"):
         PassageFile(tmp_path)
+
+
+def test_read_corpus_with_a_byte_order_mark_or_of_single_lines_reads_them(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text('\ufeff{"id": "0", "contents": "no title, only text"}\n', encoding="utf-8")
+    assert list(read_corpus(path)) == [("0", "no title, only text")]
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
+def test_read_corpus_that_is_damaged_names_the_file(tmp_path, suffix):
+    opener = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}[suffix]
+    path = tmp_path / f"corpus.jsonl{suffix}"
+    with opener(path, "wt", encoding="utf-8") as stream:
+        stream.write("".join(json.dumps({"contents": f"text {i * 7919}"}) + "\n" for i in range(2000)))
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (whole[:middle], whole[:middle] + bytes(64) + whole[middle + 64 :]):
+        path.write_bytes(damaged)
+        with pytest.raises(CorpusError, match=path.name):
+            list(read_corpus(path))
