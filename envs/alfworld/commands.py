@@ -1,9 +1,11 @@
 """What the subcommands of `python -m envs.alfworld` do."""
 
 import argparse
+import lzma
 import random
 import tarfile
 import warnings
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from math import sqrt
@@ -109,6 +111,8 @@ def pack(options: argparse.Namespace) -> None:
     """
     if not options.target.parent.is_dir():
         raise DataError(f"the folder {options.target.parent} for the packed file does not exist.")
+    if options.target.is_dir():
+        raise DataError(f"{options.target} is a folder; name the packed file, e.g. {options.target / 'alfworld.zip'}.")
     left_out: list[str] = []
     reader = _read_tar if options.source.is_file() else _read_folder
     with progress() as bar:
@@ -157,8 +161,9 @@ def _read_tar(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, 
                     yield name, data
                 else:
                     left_out.append(f"{name}: unsolvable")
-    except (tarfile.TarError, EOFError) as error:
-        raise DataError(f"{path}: expected an official folder or a whole tar archive of one ({error}).") from error
+    except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
+        reason = str(error).partition("\n")[0]  # tarfile lists on further lines what else it tried
+        raise DataError(f"{path}: expected an official folder or a whole tar archive of one ({reason}).") from error
 
 
 # -------------------------------------------------------------------- play
@@ -215,6 +220,9 @@ def _complete_from(admissible: list[str]) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Play the games of a split once and print the success rate per task type with 95 % (Wilson) intervals."""
+    for name, value in (("--games", options.games), ("--max-steps", options.max_steps)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}.")
     env = _make_env(options, expert=None if options.policy == "random" else options.policy)
     rng = random.Random(options.seed)
     lengths: dict[str, list[int | None]] = defaultdict(list)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.utils import EzPickle
 
 from envs.alfworld.engine import Engine
@@ -94,10 +95,11 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
             index = int(self.np_random.integers(self.num_tasks))
         if isinstance(index, str):
             index = self._games.find(index)
-        if not 0 <= index < self.num_tasks:
+        if not isinstance(index, int | np.integer) or not 0 <= index < self.num_tasks:
             raise ValueError(
-                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {index}."
+                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {index!r}."
             )
+        index = int(index)
         game = load_game(self._games, index, self._grammar)
         if self._stock is not None:
             self._stock.load(game, self._games.content(index))

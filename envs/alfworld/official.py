@@ -85,10 +85,11 @@ class FileGames:
         return len(self.names)
 
     def find(self, name: str) -> int:
-        """The number of the game with this name; raises `ValueError` where there is none."""
-        if name not in self.names:
+        """The number of the game with this name or file path; raises `ValueError` where there is none."""
+        short = name.rpartition(f"{VERSION_FOLDER}/")[2].removesuffix(f"/{GAME_FILE}")
+        if short not in self.names:
             raise ValueError(f"{self._where} has no game {name!r} of the task types asked for.")
-        return self.names.index(name)
+        return self.names.index(short)
 
     def content(self, index: int) -> dict[str, Any]:
         """The content of the game's file, for the stock engine."""
@@ -115,7 +116,13 @@ def open_folder(folder: Path, split: str, *, grammar: str, task_types: Sequence[
         raise DataError(f"{root}: expected the split {split!r}, found {', '.join(splits_of_folder(root))}.")
     where = str(root / split)
     usable, damaged = [], []
-    for name in names_below(root, split):
+    names = names_below(root, split)
+    if not names and any((root / split).glob("*/*/traj_data.json")):
+        raise DataError(
+            f"{where}: found traj_data.json but no {GAME_FILE}: the text games are missing. "
+            "Download the current games (json_2.1.3_tw-pddl) into the same folder."
+        )
+    for name in names:
         if category_of(name) not in task_types:
             continue
         try:

@@ -113,7 +113,8 @@ def open_pack(path: Path, split: str, *, grammar: str, task_types: Sequence[str]
     names = [name for name in of_split if category_of(name) in task_types]
     if not names:
         raise DataError(f"{path}: expected games of the task types asked for, found none.")
-    check_version(pack.texts_of(names[0]), grammar=grammar, where=str(path))
+    for name in {pack.shared_of[name]: name for name in names}.values():
+        check_version(pack.texts_of(name), grammar=grammar, where=str(path))
     return FileGames(names, lambda name: _opened(path, os.getpid()).read(name), where=str(path))
 
 

@@ -46,6 +46,12 @@ def test_reset_when_task_out_of_range_then_value_error():
         make().reset(options={"task": 3600})
 
 
+@pytest.mark.parametrize("task", [-1, 1.5, "3", [0]])
+def test_reset_when_task_is_neither_number_nor_name_then_value_error(task):
+    with pytest.raises(ValueError, match=r"options\['task'\] must be|have no game"):
+        make().reset(options={"task": task})
+
+
 def test_generated_games_when_another_process_with_other_hash_seed_then_same_texts():
     code = (
         "from envs.alfworld.generate import GeneratedGames as G; from envs.alfworld.engine import Engine\n"

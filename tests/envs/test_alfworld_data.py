@@ -32,7 +32,8 @@ def test_open_games_when_folder_then_sorted_names_and_playable(tmp_path):
         tasks = [env.reset(options={"task": i})[1] for i in range(3)]
         assert [info["task"] for info in tasks] == sorted(NAMES)
         assert tasks[2]["category"] == "pick_two_obj_and_place"
-        assert env.reset(options={"task": NAMES[0]})[1]["task"] == NAMES[0]
+        for task in (NAMES[0], f"{folder}/json_2.1.1/{NAMES[0]}/game.tw-pddl"):
+            assert env.reset(options={"task": task})[1]["task"] == NAMES[0]
 
 
 def test_open_games_when_environment_variable_is_set_then_it_is_the_default(tmp_path, monkeypatch):
@@ -98,6 +99,23 @@ def test_open_games_when_older_data_version_then_named_unless_its_grammar_is_ask
     for _ in range(4):
         _, reward, _, _, info = env.step(info["expert_action"])
     assert reward == 1.0
+
+
+def test_open_games_when_folder_or_pack_mixes_data_versions_then_named(tmp_path):
+    old = content()["grammar"].replace("move {o} to {r}", "put {o} in/on {r}")
+    files = write_tree(tmp_path, NAMES)
+    files[2].write_text(json.dumps(content(grammar=old)))
+    assert main(["pack", str(tmp_path), str(tmp_path / "games.zip")]) == 0
+    for data in (tmp_path, tmp_path / "games.zip"):
+        with pytest.raises(DataError, match=r"data version before 2\.1\.2"):
+            ALFWorldEnv("train", data=data)
+
+
+def test_open_games_when_only_trajectories_then_says_which_download_is_missing(tmp_path):
+    for file in write_tree(tmp_path, NAMES):
+        file.rename(file.with_name("traj_data.json"))
+    with pytest.raises(DataError, match=r"traj_data\.json but no game\.tw-pddl.*Download"):
+        ALFWorldEnv("train", data=tmp_path)
 
 
 def test_open_games_when_folder_is_wrong_then_says_what_was_found(tmp_path):
@@ -203,16 +221,28 @@ def test_stats_when_folder_then_counts(tmp_path, capsys):
     assert "trial_e is damaged (the goal is none of" in " ".join(printed.split())
 
 
-def test_command_line_when_input_is_bad_then_one_line_and_exit_code_2(tmp_path, capsys):
+def test_command_line_when_input_is_bad_then_one_line_and_exit_code_2(tmp_path, tmp_path_factory, capsys):
+    data = tmp_path_factory.mktemp("data")
+    write_tree(data, NAMES)
+    with tarfile.open(data / "games.tar.xz", "w:xz") as archive:
+        archive.add(data / "json_2.1.1", "json_2.1.1")
+    whole = (data / "games.tar.xz").read_bytes()
+    (data / "games.tar.xz").write_bytes(whole[:600] + bytes(40) + whole[640:])
+    (data / "text.txt").write_text("hello")
     for arguments in (
+        ["pack", str(data / "games.tar.xz"), str(tmp_path / "out.zip")],
+        ["pack", str(data / "text.txt"), str(tmp_path / "out.zip")],
+        ["pack", str(data), str(tmp_path)],
+        ["score", "--data", "generated", "--games", "0"],
+        ["score", "--data", "generated", "--max-steps", "0"],
         ["stats", str(tmp_path)],
         ["pack", str(tmp_path / "no"), str(tmp_path / "out.zip")],
         ["play", "--data", "generated", "--task", "nonsense"],
         ["score", "--data", str(tmp_path)],
     ):
         assert main(arguments) == 2
-        error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("error: ")
+        error = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("packing games")]
+        assert error[-1].startswith("error: "), arguments
     assert not list(tmp_path.iterdir())
 
 
