@@ -184,8 +184,9 @@ class Engine:
             hot=item in states["ishot"],
             cool=item in states["iscool"],
             clean=item in states["isclean"],
-            on=item in states["istoggled"],
+            on=item in states["istoggled"] and item in self.game.toggleable,
             sliced=item in states["issliced"],
+            sliceable=item in self.game.sliceable,
         )
 
     def _go(self, receptacle: int, _second: int) -> str:

@@ -58,16 +58,16 @@ def list_phrase(items: Sequence[str]) -> str:
     return ", ".join(items[:-1]) + ", and " + items[-1]
 
 
-def describe_object(name: str, *, hot: bool, cool: bool, clean: bool, on: bool, sliced: bool) -> str:
+def describe_object(name: str, *, hot: bool, cool: bool, clean: bool, on: bool, sliced: bool, sliceable: bool) -> str:
     """The text of `examine` for a held object that is no container; the first fitting description wins.
 
-    A cold object is called "cold" only where nothing else is known of it.
+    A cold object is called "cold", and a sliced one must be sliceable, only where nothing else is known of it.
     """
     temperature = "hot" if hot else "cool" if cool else ""
     if not temperature and not clean:
         if on:
             return f"This {name} is on."
-        return f"This is a sliced {name}." if sliced else f"There's nothing special about {name}."
+        return f"This is a sliced {name}." if sliced and sliceable else f"There's nothing special about {name}."
     if temperature == "cool" and not clean and not sliced:
         return f"This is a cold {name}."
     properties = f"{temperature} and clean" if temperature and clean else temperature or "clean"

@@ -1,7 +1,7 @@
 """ALFWorld's rules, one quirk at a time, in a room written out by hand (see alfworld_room.py)."""
 
 import pytest
-from alfworld_room import LIGHT, ONE, TWO, content
+from alfworld_room import LIGHT, ONE, TWO, content, problem
 
 from envs.alfworld.engine import Engine
 from envs.alfworld.game import Game
@@ -130,6 +130,20 @@ def test_examine_when_held_container_then_its_first_contents_for_ever():
     assert engine.step("examine bowl 1") == "This is a normal bowl 1. In it, you see a keychain 1."
     assert play(engine, "move bowl 1 to desk 1", "take mug 1 from desk 1", "examine mug 1") == (
         "There's nothing special about mug 1."
+    )
+
+
+def test_examine_when_state_does_not_fit_the_object_then_only_treatments_name_it():
+    # the text grammar asks for `sliceable` with "a sliced X" and for `toggleable` with "is on", nowhere else
+    text = problem(ONE.format(item="Pen", place="Desk", more="")).replace(
+        "(:init", "(:init (isSliced Mug_bar_1) (isToggled Mug_bar_1)"
+    )
+    engine = Engine(Game(make_record(content(pddl_problem=text), name="train/pick_and_place_simple-x/t")))
+    assert play(engine, "go to desk 1", "take mug 1 from desk 1", "examine mug 1") == (
+        "There's nothing special about mug 1."
+    )
+    assert play(engine, "go to sinkbasin 1", "clean mug 1 with sinkbasin 1", "examine mug 1") == (
+        "This is a clean sliced mug 1."
     )
 
 
