@@ -213,12 +213,12 @@ class Learner:
     def _backward(self, parts: list[MicroBatch], k: int) -> tuple[Metrics, StepSignal]:
         """Accumulate the gradient of the whole batch; monitors and signal before clipping."""
         config = self.config.loss
-        total, entropy, factor = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+        total, factor = (torch.zeros((), dtype=torch.float64) for _ in range(2))
         sums = torch.zeros(8, dtype=torch.float64)
         with self.policy.working():
             keep = self._m2po_keep(parts) if config.kind == "m2po" and k > 1 else None
             for i, part in enumerate(parts):
-                logprobs, entropies = self.policy.logprobs(part, with_entropy=k == 1)
+                logprobs = self.policy.logprobs(part)
                 if part.old_logprobs is None:
                     part.old_logprobs = logprobs.detach()
                 losses = self._token_losses(part, logprobs)
@@ -232,8 +232,6 @@ class Learner:
                     here = self.policy.head.largest_factor(_known(logprobs.grad), part.advantages)
                     factor = torch.maximum(factor, here)
                 total += objective.detach().double().cpu()
-                if entropies is not None:
-                    entropy += entropies.double().sum().cpu()
                 sums = add_ratio_sums(
                     sums,
                     ratio_sums(
@@ -242,7 +240,7 @@ class Learner:
                     ),
                 )  # fmt: skip
             head_energy, norms = self.policy.reduce()
-        largest = sums[-1:].clone()
+        largest, entropy = sums[-1:].clone(), _known(self.policy.head.entropy).cpu()
         self.processes.sum_([total, entropy, sums])
         largest = torch.cat([largest, factor[None]])
         self.processes.max_(largest)
@@ -271,10 +269,8 @@ class Learner:
             k, norms["embedding"] ** 2 if whole_matrix else head_energy, grad_norm, loss,
             kl=ratios["kl"], clip_fraction=ratios["clip_fraction"], ess=ratios["ess"], m2=ratios["m2"],
         )  # fmt: skip
-        metrics = {"loss": loss, "head_energy": head_energy, "grad_norm": grad_norm, **ratios}
+        metrics = {"loss": loss, "head_energy": head_energy, "grad_norm": grad_norm, **ratios, "entropy": entropy}
         metrics |= {f"grad_norm_{name}": norm for name, norm in norms.items()}
-        if k == 1:
-            metrics["entropy"] = entropy
         return metrics, signal
 
     def _apply(self, verdict: Verdict, grad_norm: float) -> None:
@@ -297,7 +293,7 @@ class Learner:
     @torch.no_grad()
     def _m2po_keep(self, parts: list[MicroBatch]) -> list[torch.Tensor]:
         """M2PO's selection over the whole batch of all processes; this one's part, split into micro-batches."""
-        ratios = [self.policy.logprobs(part)[0] - _known(part.old_logprobs) for part in parts]
+        ratios = [self.policy.logprobs(part) - _known(part.old_logprobs) for part in parts]
         advantages = [part.advantages for part in parts]
         mine = (torch.cat([*ratios, torch.empty(0)]).cpu(), torch.cat([*advantages, torch.empty(0)]).cpu())
         everyone = self.processes.gather(mine)
@@ -335,7 +331,7 @@ def add_ratio_sums(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 
 def _known(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None, "the first pass over a batch sets the old log-probs"
+    assert tensor is not None, "set by the first pass over a batch"
     return tensor
 
 

@@ -18,10 +18,12 @@ class HeadGradient:
     its own is what makes its energy measurable. `merge` adds it to the parameter's `.grad` in the end.
     """
 
-    def __init__(self, *, with_factors: bool = False) -> None:
+    def __init__(self, *, with_factors: bool = False, with_entropy: bool = False) -> None:
         self.buffer: torch.Tensor | None = None
         self.energies: list[torch.Tensor] | None = [] if with_factors else None
-        """Where wanted: squared norm of every active token's own gradient, until `largest_factor` reads them."""
+        """Where wanted: squared norm of every token's own gradient, until `largest_factor` reads them."""
+        self.entropy: torch.Tensor | None = torch.zeros((), dtype=torch.float64) if with_entropy else None
+        """Where wanted: summed entropy of all tokens, in nats, of every backward pass since `clear`."""
 
     def add(self, probs: torch.Tensor, targets: torch.Tensor, scaled: torch.Tensor) -> None:
         """Add `(probs - onehot(targets))^T scaled`, [C, V]^T [C, D], with `scaled` = -dL/dlogprob * hidden."""
@@ -48,7 +50,7 @@ class HeadGradient:
         """
         assert self.energies is not None, "made with with_factors"
         active = gradient.nonzero()[:, 0]
-        energies = torch.cat([*self.energies, gradient.new_zeros(0)])
+        energies = torch.cat([*self.energies, gradient.new_zeros(0)])[active]
         self.energies.clear()
         factors = energies * (advantages[active] / gradient[active]).square()
         return factors.max().double().cpu() if len(factors) else torch.zeros((), dtype=torch.float64)
@@ -89,6 +91,8 @@ class HeadGradient:
     def clear(self) -> None:
         """Forget what was collected."""
         self.buffer = None
+        if self.entropy is not None:
+            self.entropy = torch.zeros_like(self.entropy)
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -113,7 +117,7 @@ class _HeadLogprobs(torch.autograd.Function):
             logprobs[rows] = logits.gather(1, targets[rows, None])[:, 0]
             if entropy is not None:
                 entropy[rows] = torch.cat([_entropy(few) for few in logits.split(64)])
-        ctx.save_for_backward(hidden, weight, targets)
+        ctx.save_for_backward(hidden, weight, targets, logprobs)
         ctx.kept = scratch[: len(hidden)] if len(hidden) <= chunk else None
         ctx.temperature, ctx.chunk, ctx.sink = temperature, chunk, sink
         return logprobs
@@ -121,11 +125,12 @@ class _HeadLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
-        hidden, weight, targets = ctx.saved_tensors
-        # Tokens without a gradient (clipped, zero advantage) cost nothing.
-        active = gradient.nonzero()[:, 0]
-        hidden_gradient = torch.zeros_like(hidden)
+        hidden, weight, targets, logprobs = ctx.saved_tensors
         sink = ctx.sink if ctx.sink is not None else HeadGradient()
+        # Tokens without a gradient (clipped, zero advantage) cost nothing, unless something is wanted of every token.
+        every = sink.entropy is not None or sink.energies is not None
+        active = torch.arange(len(hidden), device=hidden.device) if every else gradient.nonzero()[:, 0]
+        hidden_gradient = torch.zeros_like(hidden)
         wants_weight = ctx.sink is not None or ctx.needs_input_grad[1]
         kept, ctx.kept = ctx.kept, None
         scratch = _scratch(hidden, weight, min(ctx.chunk, len(active))) if kept is None else kept
@@ -138,7 +143,12 @@ class _HeadLogprobs(torch.autograd.Function):
             else:
                 probs = kept.exp_() if len(rows) == len(hidden) else kept[rows].exp_()
             # dL/dlogits = g * (probs - onehot): g scales [C, D] instead of [C, V], the one-hot part is a look-up.
-            hidden_gradient[rows] = (probs.to(hidden.dtype) @ weight).sub_(weight[t]).mul_(g)
+            error = (probs.to(hidden.dtype) @ weight).sub_(weight[t])
+            if sink.entropy is not None:
+                # error * hidden is the mean logit less the target's, so that no pass over [C, V] is needed.
+                entropy = -logprobs[rows] - (error * h).sum(1, dtype=logprobs.dtype) / ctx.temperature
+                sink.entropy = sink.entropy.to(hidden.device) + entropy.double().sum()
+            hidden_gradient[rows] = error.mul_(g)
             if wants_weight:
                 sink.add(probs, t, h * g)
         own = sink.buffer.to(weight.dtype) if ctx.sink is None and sink.buffer is not None else None

@@ -40,7 +40,7 @@ class Policy:
     ) -> None:
         self.module, self.temperature, self.processes = module, temperature, processes
         _check_head(module)
-        self.head = HeadGradient(with_factors=with_factors)
+        self.head = HeadGradient(with_factors=with_factors, with_entropy=True)
         self.sharded = is_sharded(module)
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.names = [name for name, _ in trained]
@@ -75,8 +75,8 @@ class Policy:
             for layer in self._checkpointed:
                 layer.training = False
 
-    def logprobs(self, part: MicroBatch, *, with_entropy: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Log-probs [N] of the trained tokens at the sampling temperature, and on demand the entropies [N]."""
+    def logprobs(self, part: MicroBatch) -> torch.Tensor:
+        """Log-probs [N] of the trained tokens at the sampling temperature."""
         assert self._head_weight is not None, "forward passes happen inside `working`"
         return token_logprobs(
             self._hidden(part),
@@ -84,14 +84,13 @@ class Policy:
             part.targets,
             temperature=self.temperature,
             sink=self.head if torch.is_grad_enabled() else None,
-            with_entropy=with_entropy,
-        )
+        )[0]
 
     @torch.no_grad()
     def frozen_logprobs(self, part: MicroBatch) -> torch.Tensor:
         """Log-probs [N] without a graph, of a reference policy."""
         with self.working():
-            return self.logprobs(part)[0]
+            return self.logprobs(part)
 
     def reduce(self) -> tuple[float, dict[str, float]]:
         """Sum the gradient over all processes; its head energy and its norm per group of parameters, before clipping.

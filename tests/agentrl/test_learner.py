@@ -178,6 +178,23 @@ def test_reuse_measures_ratios_against_the_policy_before_the_first_update() -> N
     assert all(0 < step["ess"] < 1 for step in later)
 
 
+def test_entropy_of_every_update_is_that_of_the_policy_before_it() -> None:
+    learner, rows = make_learner(CONFIG), random_rows(4)
+    expected = []
+    for _ in range(2):
+        entropies = []
+        for row in rows:
+            with torch.no_grad():
+                logits = learner.module(input_ids=torch.from_numpy(row.ids.astype(np.int64))[None]).logits[0, :-1]
+            entropies.append(torch.distributions.Categorical(logits=logits).entropy()[row.trained[1:]])
+        expected.append(float(torch.cat(entropies).mean()))
+        learner.gate = FixedGate(1)
+        (step,) = learner.update(make_batch(rows)).steps
+        assert step["entropy"] == pytest.approx(expected[-1])
+    again = make_learner(CONFIG).update(make_batch(rows))
+    assert [step["entropy"] for step in again.steps[:2]] == pytest.approx(expected)
+
+
 def test_the_learner_saved_and_restored_goes_on_bit_by_bit() -> None:
     config = toy_config(gate={"window": 3}, learner={"lr": 1e-2})
     batches = [make_batch(random_rows(8, seed=seed)) for seed in range(6)]

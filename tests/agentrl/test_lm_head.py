@@ -138,6 +138,26 @@ def test_bfloat16_logprobs_and_energy_stay_close_to_float32() -> None:
     assert energies[1] == pytest.approx(energies[0], rel=0.02)
 
 
+@pytest.mark.parametrize("chunk", [3, 64])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_entropy_of_all_tokens_comes_out_of_backward(chunk: int, dtype: torch.dtype, tolerance: float) -> None:
+    hidden, weight, targets, upstream = random_case(20, 4, 30, dtype=dtype)
+    assert not upstream.all(), "tokens without a gradient count too"
+    logprobs = (hidden @ weight.t() / 0.7).log_softmax(-1).detach()
+    sink = HeadGradient(with_entropy=True)
+    for _ in range(2):
+        (
+            token_logprobs(hidden, weight, targets, temperature=0.7, chunk=chunk, sink=sink)[0] * upstream
+        ).sum().backward()
+    assert sink.entropy is not None
+    assert float(sink.entropy) == pytest.approx(-2 * float((logprobs.exp() * logprobs).sum()), rel=tolerance)
+    gradient = torch.autograd.grad((plain(hidden, weight, targets, 0.7) * upstream).sum(), [weight])[0]
+    torch.testing.assert_close(sink.buffer, 2 * gradient)
+    sink.clear()
+    assert float(sink.entropy) == 0.0
+    assert HeadGradient().entropy is None  # unless asked for
+
+
 def test_logits_of_one_chunk_are_not_computed_again_and_a_second_backward_still_works() -> None:
     hidden, weight, targets, upstream = random_case(20, 4, 6)
     (wanted,) = torch.autograd.grad((plain(hidden, weight, targets, 0.7) * upstream).sum(), [hidden])
