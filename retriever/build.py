@@ -15,7 +15,7 @@ from retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
 from retriever.exact import ExactIndex
 from retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
 from retriever.faiss_index import KINDS as FAISS_KINDS
-from retriever.folder import FORMAT, fingerprints, open_manifest, read_json, write_json
+from retriever.folder import FORMAT, fingerprints, is_whole, lock, open_manifest, read_json, size_of, write_json
 from retriever.passages import PassageFile, Passages, read_corpus, write_passages
 from retriever.progress import progress_bar
 from retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
@@ -25,7 +25,7 @@ _RECALL_QUERIES = 200
 
 
 def prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
-    """Copy the corpus into the folder for random access; nothing is done where that has been done before.
+    """Copy the corpus into the folder for random access; nothing is done where a whole copy is there.
 
     Returns:
         The folder's manifest.
@@ -34,15 +34,31 @@ def prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
         CorpusError: a line of the corpus is no passage.
         IndexFolderError: the folder belongs to another corpus.
     """
+    with lock(out / ".lock"):
+        return _prepare_corpus(corpus, out)
+
+
+def _prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
+    before: dict[str, Any] = {}
     if (out / "manifest.json").exists():
-        manifest = open_manifest(out)
-        known = manifest["corpus"]
-        if corpus.resolve() != Path(known["source"]) or _stamp(corpus) != known["source_stamp"]:
-            _check_same_corpus(corpus, out, known)
-        return manifest
+        try:
+            before = read_json(out / "manifest.json")
+            manifest = open_manifest(out)
+        except IndexFolderError as damage:
+            print(f"repairing: {damage}", file=sys.stderr)
+        else:
+            known = manifest["corpus"]
+            if corpus.resolve() != Path(known["source"]) or _stamp(corpus) != known["source_stamp"]:
+                _check_same_corpus(corpus, out, known)
+            return manifest
     with progress_bar("reading the corpus", None) as advance:
         num_passages, sha256 = write_passages(_counted(read_corpus(corpus), advance), out / "corpus")
+    if before.get("format") == FORMAT and before["corpus"]["sha256"] != sha256:
+        raise IndexFolderError(
+            f"{out} was damaged, and was built from another corpus than {corpus}. Give another folder."
+        )
     manifest = {
+        **before,
         "format": FORMAT,
         "corpus": {
             "source": str(corpus.resolve()),
@@ -57,10 +73,12 @@ def prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
 
 
 def _counted(passages: Iterator[tuple[str, str]], advance: Any) -> Iterator[tuple[str, str]]:
+    number = 0
     for number, passage in enumerate(passages, start=1):
         if number % 1000 == 0:
             advance(1000)
         yield passage
+    advance(number % 1000)
 
 
 def _stamp(path: Path) -> list[int]:
@@ -108,20 +126,27 @@ def encode_corpus(
     shards = [(start, min(start + shard_rows, len(passages))) for start in range(0, len(passages), shard_rows)]
     names = [f"vectors-{number:05d}.f32" for number in range(len(shards))]
     mine = range(part[0], len(shards), part[1])
-    done = {number: usable_rows(folder / names[number], dimension=encoder.dimension) for number in mine}
-    total = sum(stop - start for start, stop in (shards[number] for number in mine))
-    with progress_bar(f"encoding ({encoder.spec.name})", total, done=sum(done.values())) as advance:
+    sizes = [(stop - start) * 4 * encoder.dimension for start, stop in shards]
+    total = sum(shards[number][1] - shards[number][0] for number in mine)
+    done = sum(size_of(folder / names[number]) for number in mine) // (4 * encoder.dimension)
+    with progress_bar(f"encoding ({encoder.spec.name})", total, done=min(done, total)) as advance:
         for number in mine:
-            start, stop = shards[number]
-            for row in range(start + done[number], stop, _ENCODE_ROWS):
-                texts = [passages[i][1] for i in range(row, min(row + _ENCODE_ROWS, stop))]
-                append_rows(folder / names[number], _encode(encoder, texts, row))
-                advance(len(texts))
-    sizes = [(folder / name).stat().st_size if (folder / name).exists() else 0 for name in names]
-    if sizes != [(stop - start) * 4 * encoder.dimension for start, stop in shards]:
+            _encode_shard(folder / names[number], encoder, passages, shards[number], advance)
+    if [size_of(folder / name) for name in names] != sizes:
         return False
-    write_json(folder / "manifest.json", {**own, "files": fingerprints(folder, names)})
+    with lock(folder / ".lock"):
+        write_json(folder / "manifest.json", {**own, "files": fingerprints(folder, names)})
     return True
+
+
+def _encode_shard(file: Path, encoder: TextEncoder, passages: Passages, rows: tuple[int, int], advance: Any) -> None:
+    """Append the vectors that a shard still lacks; it is this process's alone meanwhile."""
+    with lock(file, wait=False):
+        done = usable_rows(file, dimension=encoder.dimension)
+        for row in range(rows[0] + done, rows[1], _ENCODE_ROWS):
+            texts = [passages[i][1] for i in range(row, min(row + _ENCODE_ROWS, rows[1]))]
+            append_rows(file, _encode(encoder, texts, row))
+            advance(len(texts))
 
 
 def _claim(folder: Path, encoder: TextEncoder, manifest: dict[str, Any], shard_rows: int) -> dict[str, Any]:
@@ -154,8 +179,10 @@ def _encode(encoder: TextEncoder, texts: list[str], row: int) -> np.ndarray:
 
 
 def build_bm25(out: Path) -> None:
-    """Build the lexical index of a folder."""
+    """Build the lexical index of a folder; a whole one stays as it is, since a server may have it mapped."""
     manifest, folder = open_manifest(out), out / "bm25"
+    if is_whole(folder, manifest):
+        return
     passages = PassageFile(out / "corpus")
     with progress_bar("indexing words", len(passages)) as advance:
         texts = _counted_texts(passages, advance)
@@ -169,9 +196,10 @@ def build_bm25(out: Path) -> None:
 
 def _counted_texts(passages: Passages, advance: Any) -> Iterator[str]:
     for row in range(len(passages)):
+        yield passages[row][1]
         if row % 1000 == 999:
             advance(1000)
-        yield passages[row][1]
+    advance(len(passages) % 1000)
 
 
 def build_vector_index(out: Path, encoder: TextEncoder, kind: str, parameters: FaissParameters) -> float:
@@ -187,7 +215,7 @@ def build_vector_index(out: Path, encoder: TextEncoder, kind: str, parameters: F
     _write_faiss(index, folder / f"{kind}.faiss")
     recall = _recall_at_3(
         FaissIndex.load(folder / f"{kind}.faiss", kind=kind, parameters=parameters),
-        ExactIndex(vectors),
+        ExactIndex(vectors, scan_dtype="float32"),  # the other scan holds a copy of all vectors
         encoder.encode(_sample_titles(PassageFile(out / "corpus")), role="query"),
     )
     details = {
@@ -255,7 +283,7 @@ def build(
         build_bm25(out)
     else:
         assert encoder is not None
-        if not (out / encoder.spec.name / "manifest.json").exists() and not encode_corpus(
+        if not is_whole(out / encoder.spec.name, manifest) and not encode_corpus(
             out, encoder, shard_rows=shard_rows, part=part
         ):
             return "This part is encoded. Run the command without --part once all parts are."

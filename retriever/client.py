@@ -170,7 +170,7 @@ class _Server:
         except IndexError:
             connection = self._make(self._host, self._port, timeout=timeout_s)
         deadline = time.monotonic() + timeout_s
-        connection.response_class = lambda sock, **options: http.client.HTTPResponse(_Timed(sock, deadline), **options)
+        connection.response_class = lambda sock, **kw: http.client.HTTPResponse(_Timed(sock, deadline), **kw)  # type: ignore[arg-type]
         try:
             connection.request(method, self._prefix + path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()

@@ -7,10 +7,13 @@ OUT/ENCODER/                 manifest.json, vectors-00000.f32, ...          (the
 OUT/ENCODER/KIND.faiss       and KIND.json, one pair per FAISS index
 """
 
+import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +113,44 @@ def open_manifest(out: Path) -> dict[str, Any]:
         )
     check_files(out / "corpus", manifest["corpus"]["files"])
     return manifest
+
+
+def is_whole(part: Path, manifest: dict[str, Any]) -> bool:
+    """Whether a part of the index (vectors, BM25) is finished; one that has lost bytes since counts as unfinished.
+
+    Raises:
+        IndexFolderError: it belongs to another corpus, or a file is another one than was written.
+    """
+    if not (part / "manifest.json").exists():
+        return False
+    own = read_json(part / "manifest.json")
+    check_pairing(manifest, own, part)
+    if any(size_of(part / name) < file["bytes"] for name, file in own["files"].items()):
+        print(f"repairing: files of {part} are missing or truncated", file=sys.stderr)
+        (part / "manifest.json").unlink()
+        return False
+    check_files(part, own["files"])
+    return True
+
+
+def size_of(file: Path) -> int:
+    """Its bytes; 0 where there is none."""
+    return file.stat().st_size if file.exists() else 0
+
+
+@contextmanager
+def lock(file: Path, *, wait: bool = True) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be; the lock goes with the process, however that ends.
+
+    Raises:
+        IndexFolderError: another process holds it, and `wait` is off.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise IndexFolderError(
+                f"another process is writing {file}. Wait for it; to share the work, give every process its --part I/N."
+            ) from None
+        yield

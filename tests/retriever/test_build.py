@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from retriever import build as build_module
+from retriever import progress
 from retriever.build import build, encode_corpus, main, prepare_corpus
 from retriever.encoder import Encoder, EncoderSpec
 from retriever.engine import DenseSearcher, Retriever, available_indexes, open_vectors
@@ -208,3 +210,62 @@ def test_build_process_killed_and_restarted_finishes_without_encoding_again(tmp_
     subprocess.run(command, check=True, timeout=150)
     assert file.read_bytes()[: len(before)] == before
     assert file.stat().st_size == 512 * 384 * 4
+
+
+@pytest.mark.parametrize("file", ["words/vectors-00000.f32", "corpus/passages.jsonl", "bm25/rows.npy", "manifest.json"])
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_build_again_repairs_what_has_lost_bytes(file, is_gone, corpus, tmp_path, word_encoder):
+    out = tmp_path / "out"
+    for index in ("words/exact", "bm25"):
+        build(corpus, out, index=index, encoder=word_encoder)
+    whole = (out / file).read_bytes()
+    if is_gone:
+        (out / file).unlink()
+    else:
+        os.truncate(out / file, len(whole) // 3)
+    encoded = word_encoder.num_encoded
+    for index in ("words/exact", "bm25"):
+        build(corpus, out, index=index, encoder=word_encoder)
+    assert word_encoder.num_encoded - encoded <= 41  # at most the shard that was damaged, and a probe
+    assert (out / file).read_bytes() == whole
+    assert Retriever.open(out, index="bm25").search(["dracula 11"], topk=1)[0][0].id == "p11"
+    assert open_dense(out, word_encoder).search(["dracula volume 11"], topk=1)[0][0].id == "p11"
+
+
+def test_build_again_leaves_a_file_of_other_content_to_the_user(corpus, tmp_path, word_encoder):
+    out = tmp_path / "out"
+    build(corpus, out, index="words/exact", encoder=word_encoder)
+    np.roll(stored_vectors(out), 1, axis=0).tofile(out / "words" / "vectors-00000.f32")
+    with pytest.raises(IndexFolderError, match="not the file this index was built with"):
+        build(corpus, out, index="words/exact", encoder=word_encoder)
+
+
+def test_finished_bm25_index_is_not_written_again(corpus, tmp_path):
+    build(corpus, tmp_path / "out", index="bm25")
+    before = (tmp_path / "out" / "bm25" / "rows.npy").stat()
+    build(corpus, tmp_path / "out", index="bm25")
+    assert (tmp_path / "out" / "bm25" / "rows.npy").stat().st_mtime_ns == before.st_mtime_ns
+
+
+def test_two_builds_at_once_of_the_same_shard_are_refused(corpus, tmp_path, word_encoder):
+    build(corpus, tmp_path / "out", index="bm25")
+
+    class Nested(WordEncoder):
+        def encode(self, texts, *, role):
+            if len(texts) > 1:  # not the probe
+                with pytest.raises(IndexFolderError, match="another process is writing"):
+                    encode_corpus(tmp_path / "out", WordEncoder())
+            return super().encode(texts, role=role)
+
+    assert encode_corpus(tmp_path / "out", Nested())
+    texts = [json.loads(line)["contents"] for line in corpus.read_text().splitlines()]
+    assert (stored_vectors(tmp_path / "out") == word_encoder.encode(texts, role="passage")).all()
+
+
+def test_progress_in_a_file_tells_rate_and_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_LINE_EVERY_S", 0.0)
+    with progress.progress_bar("encoding", 1000, done=200) as advance:
+        advance(300)
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"encoding: 500 of 1,000, [\d,.]+/s, \d+:\d\d:\d\d left", first)
+    assert last.startswith("encoding: 500 of 1,000")
