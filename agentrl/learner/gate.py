@@ -157,8 +157,9 @@ class ThresholdGate:
     def judge(self, signal: StepSignal) -> Verdict:
         """Compare one field of the signal."""
         value = float(getattr(signal, self.quantity))
-        crossed = value < self.threshold if self.quantity == "ess" else value > self.threshold
-        fired = crossed and signal.reuse_index > 1
+        # What is not a number, as of ratios that overflow, is within no limit.
+        within = value >= self.threshold if self.quantity == "ess" else value <= self.threshold
+        fired = not within and signal.reuse_index > 1
         return Verdict(
             apply=not fired, stop=fired, reason=self.quantity if fired else "", statistics={self.quantity: value}
         )

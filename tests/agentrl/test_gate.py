@@ -265,8 +265,9 @@ def test_a_threshold_gate_at_its_limit_does_not_fire(quantity: str) -> None:
     verdict = gate.judge(at)
     assert (verdict.apply, verdict.stop, verdict.reason) == (True, False, "")
     assert verdict.statistics == {quantity: 0.5}
-    fired = gate.judge(StepSignal(2, 1.0, **{quantity: beyond}))
-    assert (fired.apply, fired.stop, fired.reason) == (False, True, quantity)
+    for value in (beyond, math.nan):
+        fired = gate.judge(StepSignal(2, 1.0, **{quantity: value}))
+        assert (fired.apply, fired.stop, fired.reason) == (False, True, quantity)
 
 
 def test_fresh_gates_save_that_they_have_seen_nothing() -> None:
