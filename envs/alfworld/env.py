@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import gymnasium
@@ -10,12 +11,14 @@ from gymnasium.utils import EzPickle
 
 from envs.alfworld.engine import Engine
 from envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
+from envs.alfworld.protocols import drawn_tasks
 from envs.alfworld.sources import Games, load_game, open_games
 from envs.alfworld.stock import StockEngine
 from envs.alfworld.texts import DIALECTS
 from envs.spaces import FreeText
 
 BACKENDS = ("native", "textworld")
+_EVAL_SPLITS = ("valid_seen", "valid_unseen")
 
 
 class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
@@ -50,22 +53,28 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         room_size: str | None = None,
         num_games: int | None = None,
         data_seed: int | None = None,
+        eval_draws: int | None = None,
     ) -> None:
         """Open the games of a split; see `envs.alfworld.sources.open_games` for the data options.
 
         `grammar` is "move" (current) or "put" (data before 2.1.2); `expert` is None, "exploring" ("default") or
-        "walkthrough"; `backend` is "native" or "textworld" (the stock engine, needs the extra "alfworld").
+        "walkthrough"; `backend` is "native" or "textworld" (the stock engine, needs the extra "alfworld"). With
+        `eval_draws` the tasks of valid_seen and valid_unseen are so many games drawn as verl-agent does (128 there),
+        some of them twice, instead of every game once; other splits stay as they are.
         """
         options = {"room_size": room_size, "num_games": num_games, "data_seed": data_seed}
         EzPickle.__init__(
-            self, split, data=data, grammar=grammar, expert=expert, task_types=task_types, backend=backend, **options
-        )
+            self, split, data=data, grammar=grammar, expert=expert, task_types=task_types, backend=backend, **options,
+            eval_draws=eval_draws,
+        )  # fmt: skip
         if grammar not in DIALECTS:
             raise ValueError(f"grammar must be one of {', '.join(DIALECTS)}, got {grammar!r}.")
         if expert not in (None, "default", *EXPERTS):
             raise ValueError(f"expert must be None, 'default' or one of {', '.join(EXPERTS)}, got {expert!r}.")
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
+        if eval_draws is not None and eval_draws < 1:
+            raise ValueError(f"eval_draws must be >= 1, got {eval_draws}.")
         self.split, self._grammar, self._expert_name = split, grammar, expert
         self._games: Games = open_games(
             split,
@@ -76,6 +85,8 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
             num_games=num_games,
             data_seed=data_seed,
         )
+        is_drawn = eval_draws is not None and split in _EVAL_SPLITS
+        self._tasks = _draw(len(self._games), eval_draws) if is_drawn else range(len(self._games))
         self._stock = StockEngine() if backend == "textworld" else None
         self._engine: Engine | StockEngine | None = None
         self._expert: Expert | None = None
@@ -84,22 +95,23 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
 
     @property
     def num_tasks(self) -> int:
-        """Number of games in the split."""
-        return len(self._games)
+        """Number of tasks: the games of the split, or `eval_draws`."""
+        return len(self._tasks)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task `options["task"]` (a number or a name), or one drawn from the environment's generator."""
         super().reset(seed=seed)
-        index = (options or {}).get("task")
-        if index is None:
-            index = int(self.np_random.integers(self.num_tasks))
-        if isinstance(index, str):
-            index = self._games.find(index)
-        if not isinstance(index, int | np.integer) or not 0 <= index < self.num_tasks:
+        task = (options or {}).get("task")
+        if task is None:
+            task = self.np_random.integers(self.num_tasks)
+        if isinstance(task, str):
+            index = self._games.find(task)
+        elif isinstance(task, int | np.integer) and 0 <= task < self.num_tasks:
+            index = self._tasks[int(task)]
+        else:
             raise ValueError(
-                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {index!r}."
+                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {task!r}."
             )
-        index = int(index)
         game = load_game(self._games, index, self._grammar)
         if self._stock is not None:
             self._stock.load(game, self._games.content(index))
@@ -140,3 +152,9 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         if self._expert is not None:
             info["expert_action"] = self._expert.act()
         return info
+
+
+@cache
+def _draw(num_games: int, num_draws: int) -> Sequence[int]:
+    """The same draws in every environment of the process."""
+    return drawn_tasks(num_games, num_draws=num_draws)

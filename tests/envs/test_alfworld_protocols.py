@@ -1,11 +1,14 @@
 """ALFWorld in the manner of other frameworks: verl-agent's window, draws and projection."""
 
+import pickle
+
 import gymnasium
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import envs  # noqa: F401 - registers the ids
+from envs.alfworld.env import ALFWorldEnv
 from envs.alfworld.protocols import VerlAgentWindow, drawn_tasks, list_actions, project
 
 
@@ -120,3 +123,18 @@ def test_drawn_tasks_then_independent_draws_of_shuffled_games():
     for played in workers:  # a worker plays every game once before it shuffles again
         assert sorted(played[:6]) == sorted(played[6:]) == list(range(6))
     assert drawn_tasks(140, seed=1)[:127] == tasks[1:]
+
+
+def test_eval_draws_when_option_is_set_then_evaluation_splits_are_drawn_and_others_stay():
+    options = {"data": "generated", "num_games": 30}
+    every = ALFWorldEnv("valid_seen", **options)
+    drawn = ALFWorldEnv("valid_seen", **options, eval_draws=128)
+    assert (drawn.num_tasks, every.num_tasks) == (128, 30)
+    assert ALFWorldEnv("train", **options, eval_draws=128).num_tasks == 30
+    for task in (0, 1, 127):
+        name = drawn.reset(options={"task": task})[1]["task"]
+        assert name == every.reset(options={"task": drawn_tasks(30)[task]})[1]["task"]
+        assert drawn.reset(options={"task": name})[1]["task"] == name
+    assert pickle.loads(pickle.dumps(drawn)).num_tasks == 128
+    with pytest.raises(ValueError, match="eval_draws must be >= 1, got 0"):
+        ALFWorldEnv("valid_seen", **options, eval_draws=0)
