@@ -337,6 +337,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error(f"--part must be I/N with 0 <= I < N, got {options.part!r}")
     try:
         encoder = None
+        parameters = FaissParameters(nlist=options.nlist, nprobe=options.nprobe, ef_search=options.ef_search)
         if options.index != "bm25":
             spec = ENCODERS[name].with_model(options.model)
             encoder = Encoder(spec, device=options.device, dtype=options.dtype, batch_size=options.batch_size)
@@ -345,13 +346,16 @@ def main(arguments: list[str] | None = None) -> int:
             options.out,
             index=options.index,
             encoder=encoder,
-            parameters=FaissParameters(nlist=options.nlist, nprobe=options.nprobe, ef_search=options.ef_search),
+            parameters=parameters,
             shard_rows=options.shard_rows,
             part=(int(first), int(count)),
         )
     except (RetrieverError, MissingExtraError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
     print(line, file=sys.stderr)
     return 0
 

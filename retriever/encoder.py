@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from retriever.errors import MissingExtraError
+from retriever.errors import MissingExtraError, RequestError
 
 _PROBE = "Ada Lovelace wrote the first published program."
 # Cosine between the probe's vectors at build time and now; bfloat16 moves it by less than 0.001.
@@ -83,6 +83,8 @@ class Encoder:
         dtype: Literal["float32", "bfloat16"] = "float32",
         batch_size: int = 0,
     ) -> None:
+        if batch_size < 0:
+            raise RequestError(f"batch_size must be >= 0, got {batch_size}")
         self.spec, self.dtype, self._device_type = spec, dtype, device.partition(":")[0]
         self.batch_size = batch_size or (8 if device == "cpu" else 256)
         self._model = _load(spec, device)
@@ -111,7 +113,10 @@ def _load(spec: EncoderSpec, device: str) -> Any:
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=spec.pooling)]
     if spec.normalize:
         modules.append(Normalize())
-    return SentenceTransformer(modules=modules, device=device).eval()
+    try:
+        return SentenceTransformer(modules=modules, device=device).eval()
+    except (AssertionError, RuntimeError) as error:  # torch says it in either way
+        raise RequestError(f"the device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _model_path(spec: EncoderSpec) -> str:

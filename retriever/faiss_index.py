@@ -32,6 +32,11 @@ class FaissParameters:
     ef_construction: int = 80
     ef_search: int = 128
 
+    def __post_init__(self) -> None:
+        for name, least in (("nlist", 0), ("nprobe", 1), ("neighbors", 2), ("ef_construction", 1), ("ef_search", 1)):
+            if getattr(self, name) < least:
+                raise IndexFolderError(f"{name} must be >= {least}, got {getattr(self, name)}")
+
     def to_json(self) -> dict[str, Any]:
         """All fields, for a manifest."""
         return asdict(self)

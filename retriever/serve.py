@@ -138,13 +138,18 @@ def make_app(service: RetrieveService) -> Any:
 
 
 async def _read_body(request: Any, limits: Limits) -> bytes | None:
-    """The body, or None where it is too long; what is too long is not kept."""
+    """The body, or None where it is too long (what is too long is not kept) or its sender has gone."""
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= limits.max_body_bytes:
-            parts.append(part)
+    from starlette.requests import ClientDisconnect
+
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= limits.max_body_bytes:
+                parts.append(part)
+    except ClientDisconnect:
+        return None
     return None if size > limits.max_body_bytes else b"".join(parts)
 
 
@@ -197,6 +202,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check_options(options: argparse.Namespace) -> None:
+    for name, least, most in (
+        ("port", 0, 65_535), ("threads", 0, 4096), ("max_batch", 1, 1 << 20), ("max_queue", 1, 1 << 30),
+        ("max_wait_ms", 0, 60_000),
+    ):  # fmt: skip
+        if not least <= getattr(options, name) <= most:
+            shown = f"--{name.replace('_', '-')}"
+            raise RequestError(f"{shown} must be from {least} to {most}, got {getattr(options, name)}")
+
+
 def _limit_threads(count: int) -> None:
     count = count or int(os.environ.get("OMP_NUM_THREADS", 0)) or max(1, (os.cpu_count() or 2) // 2)
     os.environ["OMP_NUM_THREADS"] = str(count)  # read by torch and FAISS, which are loaded after this
@@ -206,6 +221,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     options = _parser().parse_args(arguments)
     try:
+        _check_options(options)
         _limit_threads(options.threads)
         retriever = Retriever.open(
             options.folder,
@@ -226,6 +242,8 @@ def main(arguments: list[str] | None = None) -> int:
     except (RetrieverError, MissingExtraError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

@@ -269,3 +269,26 @@ def test_progress_in_a_file_tells_rate_and_time_left(capsys, monkeypatch):
     first, last = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"encoding: 500 of 1,000, [\d,.]+/s, \d+:\d\d:\d\d left", first)
     assert last.startswith("encoding: 500 of 1,000")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--nlist", "-5"], "nlist must be >= 0"),
+        (["--nprobe", "0"], "nprobe must be >= 1"),
+        (["--ef-search", "0"], "ef_search must be >= 1"),
+        (["--batch-size", "-1"], "batch_size must be >= 0"),
+    ],
+)
+def test_command_line_with_a_senseless_number_names_it(options, reason, corpus, tmp_path, capsys):
+    assert main([str(corpus), str(tmp_path / "out"), *options]) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_command_line_after_ctrl_c_says_how_to_go_on(corpus, tmp_path, capsys, monkeypatch):
+    def stop(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_module, "build", stop)
+    assert main([str(corpus), str(tmp_path / "out"), "--index", "bm25"]) == 130
+    assert "goes on where this one stopped" in capsys.readouterr().err

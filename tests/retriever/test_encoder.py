@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from retriever.encoder import ENCODERS, Encoder, EncoderSpec, probe_vector, same_encoder
-from retriever.errors import MissingExtraError
+from retriever.errors import MissingExtraError, RequestError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")
@@ -75,3 +75,8 @@ def test_minilm_from_its_wheel_places_like_texts_close():
     assert encoder.dimension == 384
     assert np.linalg.norm(whale) == pytest.approx(1, abs=1e-5)
     assert whale @ sea > 0.5 > whale @ tax
+
+
+def test_encoder_on_a_device_that_is_not_there_says_so(tiny_bert):
+    with pytest.raises(RequestError, match="device 'nonsense' cannot be used"):
+        Encoder(EncoderSpec("a", str(tiny_bert)), device="nonsense")

@@ -5,15 +5,17 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
 from retriever.batching import Batcher
 from retriever.build import build
+from retriever.checks import Limits
 from retriever.client import Client
 from retriever.engine import Retriever
 from retriever.errors import QueryError, RequestError
-from retriever.serve import RetrieveService, main, make_app
+from retriever.serve import RetrieveService, _read_body, main, make_app
 
 PASSAGES = [(str(i), f'"Book {word}"\nA story of the {word}.') for i, word in enumerate(("sea", "sky", "sun", "sand"))]
 
@@ -177,3 +179,22 @@ def test_command_line_with_a_port_that_is_taken_explains_itself(tmp_path, capsys
 def test_command_line_without_an_index_explains_itself(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
     assert "python -m retriever.build" in capsys.readouterr().err
+
+
+def test_body_whose_sender_has_gone_is_no_error_of_the_server():
+    requests = pytest.importorskip("starlette.requests")
+
+    async def stream():
+        yield b"half a bo"
+        raise requests.ClientDisconnect
+
+    assert asyncio.run(_read_body(SimpleNamespace(stream=stream), Limits())) is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--port", "99999"), ("--max-queue", "0"), ("--max-batch", "-1"), ("--max-wait-ms", "-5"), ("--threads", "-3")],
+)
+def test_command_line_with_a_senseless_number_names_the_option(option, value, tmp_path, capsys):
+    assert main([str(tmp_path), option, value]) == 2
+    assert f"error: {option} must be from " in capsys.readouterr().err
