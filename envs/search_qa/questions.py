@@ -5,10 +5,10 @@
 | hotpotqa, 2wikimultihopqa | official JSON list; Hugging Face rows as JSON lines |
 | musique | official JSON lines (aliases and supporting paragraphs kept) |
 | bamboogle | CSV `Question,Answer`; JSON lines |
-| nq | NQ-open JSON lines; DPR's TSV `question<TAB>['answer', ...]` |
-| triviaqa | official JSON `{"Data": [...]}`; DPR's TSV; Hugging Face rows |
+| nq | NQ-open JSON lines; DPR's `question<TAB>['answer', ...]`, named .tsv or .csv |
+| triviaqa | official JSON `{"Data": [...]}`; DPR's; Hugging Face rows |
 | popqa | TSV with `possible_answers`; JSON lines |
-| any | FlashRAG (`golden_answers`) and Search-R1 (`reward_model.ground_truth.target`) rows as JSON lines |
+| any | FlashRAG (`golden_answers`, `metadata`) and Search-R1 (`reward_model.ground_truth.target`) rows as JSON lines |
 
 Files may be compressed (.gz, .bz2, .xz). All aliases count as gold answers.
 """
@@ -23,6 +23,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,10 @@ PUBLISHED_SIZES = {
     "musique": 2417,
     "bamboogle": 125,
 }
-_MEMBERS = {"2wiki": "2wikimultihopqa", "2wikimqa": "2wikimultihopqa", "hotpot": "hotpotqa", "popQA": "popqa"}
+_MEMBERS = {
+    "2wiki": "2wikimultihopqa", "2wikimqa": "2wikimultihopqa", "2wikimultihop": "2wikimultihopqa",
+    "hotpot": "hotpotqa", "hotpot_qa": "hotpotqa", "nq_open": "nq", "trivia_qa": "triviaqa",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,8 +77,14 @@ class Question:
 
 
 def dataset_name(name: str) -> str:
-    """The one name of a data set that goes by several."""
-    return _MEMBERS.get(name, name)
+    """The one name of a data set that goes by several.
+
+    >>> dataset_name("searchR1_2WikiMultihopQA"), dataset_name("my_set")
+    ('2wikimultihopqa', 'my_set')
+    """
+    bare = name.removeprefix("searchR1_")  # verl's and verl-agent's copies of Search-R1's rows
+    known = _MEMBERS.get(bare.lower(), bare.lower())
+    return known if known in PUBLISHED_SIZES else bare
 
 
 def load_questions(files: Mapping[str, str | Path], *, split: str, holdout: float = 0.0) -> tuple[Question, ...]:
@@ -138,26 +148,40 @@ def _read_rows(file: Path) -> Iterator[Mapping[str, Any]]:
     openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     suffixes = [s for s in file.suffixes if s not in openers]
     kind = suffixes[-1].lower() if suffixes else ""
-    with openers.get(file.suffix, open)(file, "rt", encoding="utf-8", newline="") as stream:
+    with openers.get(file.suffix, open)(file, "rt", encoding="utf-8-sig", newline="") as stream:
         try:
             if kind in (".tsv", ".csv"):
-                yield from _read_table(stream, "\t" if kind == ".tsv" or ".qas" in suffixes else ",")
+                yield from _read_table(stream, is_tsv=kind == ".tsv")
             elif kind == ".json":
-                content = json.load(stream)
-                yield from content["Data"] if isinstance(content, dict) else content
+                yield from _rows_of(json.load(stream))
             elif kind == ".jsonl":
                 yield from (json.loads(line) for line in stream if line.strip())
             else:
-                raise DataError(f"{file}: expected .json, .jsonl, .tsv or .csv (or one of them compressed)")
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, EOFError, lzma.LZMAError, OSError) as error:
+                raise DataError(
+                    f"{file}: expected .json, .jsonl, .tsv or .csv (or one of them compressed). A .parquet file is "
+                    "turned into one by pandas.read_parquet(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
+                )
+        except DataError:
+            raise
+        except (ValueError, KeyError, EOFError, lzma.LZMAError, zlib.error, csv.Error, OSError) as error:
             raise DataError(
                 f"{file} cannot be read: {error}. Is it complete, and of the format its name says?"
             ) from error
 
 
-def _read_table(stream: Any, delimiter: str) -> Iterator[Mapping[str, Any]]:
+def _rows_of(content: Any) -> list[Any]:
+    rows = content["Data"] if isinstance(content, dict) else content
+    if not isinstance(rows, list):
+        raise ValueError(f'expected a list of questions, or {{"Data": [...]}}, got {type(rows).__name__}')
+    return rows
+
+
+def _read_table(stream: Any, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(1 << 24)
-    rows = csv.reader(stream, delimiter=delimiter)
+    head = stream.readline()
+    # DPR's files are called .csv and hold tabs.
+    delimiter = "\t" if is_tsv or "\t" in head else ","
+    rows = csv.reader(chain([head], stream), delimiter=delimiter)
     first = next(rows, [])
     if {"question", "answer", "possible_answers"} & {cell.strip().lower() for cell in first}:
         header = first
@@ -177,6 +201,9 @@ def _parse(row: Mapping[str, Any], dataset: str, number: int) -> Question:
     if not answers:
         raise ValueError("no answer")
     name = dataset_name(str(row.get("dataset") or row.get("data_source") or dataset))
+    metadata = row.get("metadata")
+    if isinstance(metadata, Mapping):  # FlashRAG keeps there what its rows have no field for
+        row = {**metadata, **row}
     key = next((row[k] for k in ("id", "_id", "QuestionId", "question_id") if row.get(k) not in (None, "")), number)
     kind = str(row.get("type") or "")
     return Question(f"{name}/{key}", text, answers, name, kind, tuple(dict.fromkeys(_titles(row))))
@@ -194,12 +221,9 @@ def _answers(row: Mapping[str, Any]) -> list[str]:
         raise KeyError("answer")
     if isinstance(found, Mapping):  # TriviaQA, official and Hugging Face
         lower = {key.lower(): value for key, value in found.items()}
-        aliases = [
-            *lower.get("aliases", []),
-            *(lower.get("normalizedaliases") or lower.get("normalized_aliases") or []),
-        ]
-        return [lower["value"], *aliases]
-    return [*_as_list(found), *row.get("answer_aliases", [])]
+        fields = ("aliases", "normalizedaliases", "normalized_aliases", "humananswers", "human_answers")
+        return [lower["value"], *(alias for field in fields for alias in lower.get(field) or [])]
+    return [*_as_list(found), *(row.get("answer_aliases") or [])]
 
 
 def _as_list(found: Any) -> list[str]:

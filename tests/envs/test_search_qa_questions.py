@@ -36,6 +36,7 @@ PUBLISHED = {
     "bamboogle.csv": ("Question,Answer\nWho?,Ann\n", Question("bamboogle/0", "Who?", ANN, "bamboogle")),
     "bamboogle.jsonl": ('{"question": "Who?", "answer": "Ann"}', Question("bamboogle/0", "Who?", ANN, "bamboogle")),
     "nq.jsonl": ('{"question": "who", "answer": ["Ann", "Bo"]}', Question("nq/0", "who", ("Ann", "Bo"), "nq")),
+    "nq.csv": ("who, then\t['Ann', 'Bo, Cy']\n", Question("nq/0", "who, then", ("Ann", "Bo, Cy"), "nq")),
     "nq.qas.csv": ("who\t['Ann', \"Bo's\"]\n", Question("nq/0", "who", ("Ann", "Bo's"), "nq")),
     "triviaqa.json": (
         json.dumps({"Data": [{"Question": "Who?", "QuestionId": "tc_1", "Answer": TRIVIA}]}),
@@ -45,10 +46,38 @@ PUBLISHED = {
         json.dumps({"question": "Who?", "question_id": "tc_1", "answer": TRIVIA_HF}),
         Question("triviaqa/tc_1", "Who?", ("Ann", "Miss A", "ann"), "triviaqa"),
     ),
+    "triviaqa.verified.json": (
+        json.dumps(
+            {"Data": [{"Question": "Who?", "QuestionId": "q", "Answer": {**TRIVIA, "HumanAnswers": ["Annie"]}}]}
+        ),
+        Question("triviaqa/q", "Who?", ("Ann", "Miss A", "ann", "miss a", "Annie"), "triviaqa"),
+    ),
     "popqa.tsv": (POPQA, Question("popqa/7", "What is X?", ("politician", "leader"), "popqa")),
     "flashrag.jsonl": (
         '{"id": "test_3", "question": "who", "golden_answers": ["Ann"], "metadata": {}}',
         Question("flashrag/test_3", "who", ANN, "flashrag"),
+    ),
+    "hotpotqa.flashrag.jsonl": (
+        json.dumps(
+            {
+                "id": "dev_0",
+                "question": "Who?",
+                "golden_answers": ["Ann"],
+                "metadata": {"type": "bridge", "supporting_facts": {"title": ["A", "B", "A"], "sent_id": [0, 1, 2]}},
+            }
+        ),
+        Question("hotpotqa/dev_0", "Who?", ANN, "hotpotqa", "bridge", ("A", "B")),
+    ),
+    "bom.csv": ("\ufeffQuestion,Answer\nWho?,Ann\n", Question("bom/0", "Who?", ANN, "bom")),
+    "musique.null.jsonl": (
+        json.dumps(
+            {"id": "1", "question": "Who?", "golden_answers": ["Ann"], "answer_aliases": None, "metadata": None}
+        ),
+        Question("musique/1", "Who?", ANN, "musique"),
+    ),
+    "verl.jsonl": (
+        json.dumps({**SEARCH_R1, "data_source": "searchR1_2wikimultihopqa"}),
+        Question("2wikimultihopqa/t", "who?", ANN, "2wikimultihopqa"),
     ),
     "search_r1.jsonl": (json.dumps(SEARCH_R1), Question("nq/t", "who?", ANN, "nq")),
 }
@@ -109,8 +138,11 @@ def test_one_file_for_all_splits_is_divided_or_refused(tmp_path):
         ("q.jsonl", '{"question"', "cannot be read"),
         ("q.jsonl", "3", "row 0"),
         ("q.json", '{"data": []}', "cannot be read"),
+        ("q.json", "3", "expected a list of questions"),
+        ("q.json", '{"Data": 3}', "expected a list of questions"),
         ("q.json.gz", "no gzip", "cannot be read"),
-        ("q.parquet", "x", "expected .json"),
+        ("q.csv", 'Question,Answer\n"Who?', "row 0"),
+        ("q.parquet", "x", "read_parquet"),
         ("q.jsonl", "", "no questions"),
     ],
 )
