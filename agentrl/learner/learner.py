@@ -293,9 +293,9 @@ class Learner:
     @torch.no_grad()
     def _m2po_keep(self, parts: list[MicroBatch]) -> list[torch.Tensor]:
         """M2PO's selection over the whole batch of all processes; this one's part, split into micro-batches."""
-        ratios = [self.policy.logprobs(part) - _known(part.old_logprobs) for part in parts]
-        advantages = [part.advantages for part in parts]
-        mine = (torch.cat([*ratios, torch.empty(0)]).cpu(), torch.cat([*advantages, torch.empty(0)]).cpu())
+        ratios = [(self.policy.logprobs(part) - _known(part.old_logprobs)).cpu() for part in parts]
+        advantages = [part.advantages.cpu() for part in parts]
+        mine = (torch.cat([*ratios, torch.empty(0)]), torch.cat([*advantages, torch.empty(0)]))
         everyone = self.processes.gather(mine)
         ratio, advantage = (torch.cat([pair[i] for pair in everyone]) for i in range(2))
         keep = m2po_mask(ratio, advantage, threshold=self.config.loss.m2_threshold)

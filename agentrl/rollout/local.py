@@ -7,6 +7,7 @@ turn prefills only its new tokens. Shapes: R rows of a tick, Q new tokens a row,
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,19 +40,19 @@ class SlotCache(Cache):
     `select` names the rows and positions of the coming forward pass; the module then calls `update` once a layer.
     """
 
-    def __init__(self, num_slots: int, num_positions: int) -> None:
+    def __init__(self, num_slots: int, num_positions: int, device: torch.device) -> None:
         self.layers = []
-        self.num_slots, self.num_positions = num_slots, num_positions
+        self.num_slots, self.num_positions, self.device = num_slots, num_positions, device
         self.buffers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._rows: torch.Tensor | slice = slice(0)
         self._write: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
-        self._valid: torch.Tensor | None = None
+        self._real: torch.Tensor | None = None
         self._filled = 0
 
     def select(
         self, slots: list[int], write_slots: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor, filled: int
     ) -> None:
-        """Name the rows of the coming forward pass.
+        """Name the rows of the coming forward pass; indices move to the device here, once for all layers.
 
         Args:
             slots: slot of each row, [R].
@@ -61,9 +62,9 @@ class SlotCache(Cache):
             filled: positions to attend to (S).
         """
         contiguous = slots == list(range(slots[0], slots[0] + len(slots)))
-        self._rows = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(slots)
-        self._write = (write_slots, positions)
-        self._valid = None if bool(valid.all()) else valid
+        self._rows = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(slots).to(self.device)
+        self._write = (write_slots.to(self.device), positions.to(self.device))
+        self._real = None if bool(valid.all()) else valid.flatten().nonzero()[:, 0].to(self.device)
         self._filled = filled
 
     def update(
@@ -76,8 +77,8 @@ class SlotCache(Cache):
         slots, positions = self._write
         seen = []
         for buffer, states in zip(self.buffers[layer_idx], (key_states, value_states), strict=True):
-            tokens = states.transpose(1, 2)  # [R, Q, heads, head_dim]
-            buffer[slots, positions] = tokens.flatten(0, 1) if self._valid is None else tokens[self._valid]
+            tokens = states.transpose(1, 2).flatten(0, 1)  # [R * Q, heads, head_dim]
+            buffer[slots, positions] = tokens if self._real is None else tokens[self._real]
             rows = buffer[:, : self._filled]
             rows = rows[self._rows] if isinstance(self._rows, slice) else rows.index_select(0, self._rows)
             seen.append(rows.transpose(1, 2))
@@ -114,7 +115,10 @@ class LocalEngine:
         self.version = 0
         self.max_context_tokens = max_context_tokens
         self._device = next(module.parameters()).device
-        self._cache = SlotCache(max_concurrent, min(256, max_context_tokens))
+        dtype = getattr(module, "compute_dtype", None) or module.dtype
+        same = dtype == module.dtype
+        self._computing: Any = nullcontext() if same else torch.autocast(self._device.type, dtype=dtype)
+        self._cache = SlotCache(max_concurrent, min(256, max_context_tokens), self._device)
         self._free = list(range(max_concurrent))[::-1]
         self._session_slot: dict[str, int] = {}
         self._stored: list[list[int]] = [[] for _ in range(max_concurrent)]
@@ -156,7 +160,8 @@ class LocalEngine:
     @torch.inference_mode()
     def _score(self, ids: list[int], temperature: float) -> list[float]:
         row = torch.tensor([ids], device=self._device)
-        logits = self.module(input_ids=row, use_cache=False).logits[0, :-1].float() / (temperature or 1.0)
+        with self._computing:
+            logits = self.module(input_ids=row, use_cache=False).logits[0, :-1].float() / (temperature or 1.0)
         return [float(x) for x in logits.log_softmax(-1).gather(1, row[0, 1:, None])[:, 0]]
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, version: int) -> None:
@@ -208,7 +213,8 @@ class LocalEngine:
         await asyncio.sleep(0)
         while self._waiting or self._running:
             try:
-                self._tick()
+                with self._computing:
+                    self._tick()
             except Exception as error:
                 for request in [*self._waiting, *self._running]:
                     if not request.future.done():
@@ -265,7 +271,8 @@ class LocalEngine:
             past_key_values=self._cache,
             use_cache=False,
         ).last_hidden_state
-        return hidden[torch.arange(len(rows)), counts - 1]
+        last = (torch.arange(len(rows)) * width + counts - 1).to(self._device)
+        return hidden.flatten(0, 1).index_select(0, last)
 
     def _mask(self, positions: torch.Tensor, filled: int) -> torch.Tensor:
         """Additive causal mask, [R, 1, Q, S]: a token sees the stored positions up to its own."""

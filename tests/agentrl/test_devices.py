@@ -1,0 +1,105 @@
+"""Engine and learner on a device of their own: nothing is left behind on the CPU, and results are the CPU's."""
+
+import asyncio
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from agentrl.config import Config
+from agentrl.learner.divergence import DivergenceMonitor
+from agentrl.learner.learner import Learner
+from agentrl.learner.score import row_logprobs
+from agentrl.processes import Processes
+from agentrl.rollout.engine import Completion, Sampling
+from agentrl.rollout.local import LocalEngine
+from agentrl.weights import gather_weights
+from tests.agentrl.accelerator import DEVICE, Accelerator
+from tests.agentrl.helpers import tiny_policy, toy_config
+from tests.agentrl.test_learner import make_batch, random_rows
+
+
+def moved(module: Any) -> Any:
+    """The module on the device; moving makes new parameters, whose tie is made anew."""
+    tied = module.lm_head.weight is module.model.embed_tokens.weight
+    module.to(DEVICE)
+    if tied:
+        module.lm_head.weight = module.model.embed_tokens.weight
+    return module
+
+
+def two_turns(module: Any) -> list[Completion]:
+    """Rows of several lengths in sessions, one of which leaves early, so that slots have gaps."""
+    engine = LocalEngine(module, tiny_policy()[1], max_concurrent=4, max_context_tokens=400)
+    lengths = (3, 9, 5)
+
+    async def play() -> list[Completion]:
+        rows = [[(7 * i + j) % 200 for j in range(length)] for i, length in enumerate(lengths)]
+        turns = []
+        for turn in range(2):
+            sampling = Sampling(max_new_tokens=4 + 8 * turn, temperature=0.7)
+            asked = [0, 1, 2] if turn == 0 else [0, 2]
+            done = await asyncio.gather(
+                *(engine.generate(rows[i], sampling, key=(turn, i), session=str(i)) for i in asked)
+            )
+            for i, completion in zip(asked, done, strict=True):
+                rows[i] += [*completion.ids, 5]
+            turns += done
+        turns[-1].logprobs.extend(await engine.score(rows[2]))
+        return turns
+
+    return asyncio.run(play())
+
+
+def test_the_embedded_engine_decodes_on_a_device_what_it_decodes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_tick", "_score"):  # inference mode knows no tensors of this kind
+        monkeypatch.setattr(LocalEngine, name, torch.no_grad()(getattr(LocalEngine, name).__wrapped__))
+    expected = two_turns(tiny_policy()[0])
+    with Accelerator():
+        found = two_turns(moved(tiny_policy()[0]))
+    assert [turn.ids for turn in found] == [turn.ids for turn in expected]
+    for turn, same in zip(found, expected, strict=True):
+        assert turn.logprobs == pytest.approx(same.logprobs, abs=1e-5)
+
+
+TWO = {"lr": 1e-3, "max_reuse": 2}
+KL = {"kl_coef": 0.1, "tis_cap": 2.0}
+SEQUENCES = {"kind": "gspo", "normalization": "sequence_mean"}
+CONFIGS: dict[str, tuple[Config, bool]] = {
+    "tied, kl, mismatch": (toy_config(learner=TWO, gate={"energy": "tied"}, loss=KL), True),
+    "sequences, bound": (toy_config(learner=TWO, loss=SEQUENCES, tracking={"head_bound": True}), False),
+    "m2po": (toy_config(learner=TWO, loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
+}
+
+
+def learn(config: Config, tie: bool, device: torch.device) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
+    module = tiny_policy(tie=tie)[0]
+    if device != torch.device("cpu"):
+        moved(module)
+    reference = copy.deepcopy(module) if config.loss.kl_coef else None
+    learner = Learner(module, config, pad_id=0, reference=reference, processes=Processes(device=device))
+    monitor = DivergenceMonitor(module, every=1)
+    steps = list(learner.update(make_batch(random_rows(6))).steps)
+    learner.load_state_dict(copy.deepcopy(learner.state_dict()))
+    steps += [*learner.update(make_batch(random_rows(6, seed=1))).steps, monitor.measure(1)]
+    steps.append({str(i): x for i, x in enumerate(row_logprobs(module, [5, 9, 30, 7], 0.7))})
+    return steps, gather_weights(module, keep=True)
+
+
+def numbers(record: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in record.items() if not isinstance(value, str)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_learner_learns_on_a_device_what_it_learns_on_the_cpu(name: str) -> None:
+    config, tie = CONFIGS[name]
+    steps, weights = learn(config, tie, torch.device("cpu"))
+    with Accelerator():
+        found, same = learn(config, tie, DEVICE)
+    assert len(found) == len(steps)
+    for ours, theirs in zip(found, steps, strict=True):
+        assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-3, abs=1e-5)
+    for key, weight in weights.items():
+        torch.testing.assert_close(same[key], weight, rtol=1e-3, atol=1e-4)
