@@ -1,7 +1,8 @@
 """Memory and time of a rollout batch, worked out from the shape of the model before anything is loaded.
 
 Symbols: P parameters, D width, I width of the MLP, H and K query and key/value heads of size d, V vocabulary, n layers,
-s bytes of a number while training; T tokens of a micro-batch, C logit rows at once; N processes.
+s bytes of a weight while training, c bytes of a factor of its matrix products (`model.compute_dtype`); T tokens of a
+micro-batch, C logit rows at once; N processes.
 """
 
 import math
@@ -77,8 +78,8 @@ class Shape:
         )
 
 
-def activation_bytes(shape: Shape, size: int) -> int:
-    """What one block keeps of one token for backward, in bytes.
+def activation_bytes(shape: Shape, size: int, *, casts: bool = False) -> int:
+    """What one block keeps of one token for backward, in bytes; s is `size`.
 
     A norm keeps its input in fp32, the normalised vector, and its product with the weight, which is the input of the
     matrices behind it; attention keeps queries, keys, values, output and its normaliser; the MLP keeps the outputs of
@@ -86,12 +87,30 @@ def activation_bytes(shape: Shape, size: int) -> int:
 
         2 D (4 + 2 s)  +  s d (2 H + 2 K) + 4 H  +  4 I s
         + d (H + K) (4 + s) with norms of heads  + 2 D s for each expert's copy of input and output
+
+    With `casts` (mixed precision of a whole module) norms work in fp32 and each matrix casts its own copy of its input,
+    of which a block has five: + 10 D, and + 5 D for each expert.
     """
     norms = 2 * shape.width * (_FP32 + 2 * size)
     attention = size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads) + _FP32 * shape.heads
     if shape.norms_heads:
         attention += shape.head_size * (shape.heads + shape.kv_heads) * (_FP32 + size)
-    return norms + attention + (4 * shape.mlp_width + 2 * shape.experts_per_token * shape.width) * size
+    kept = norms + attention + (4 * shape.mlp_width + 2 * shape.experts_per_token * shape.width) * size
+    return kept + (10 + 5 * shape.experts_per_token) * shape.width if casts else kept
+
+
+def trained_parameters(shape: Shape, config: Config) -> int:
+    """P, or with adapters of rank r the sum of r (in + out) over the matrices that get one."""
+    rank, width, mlp = config.model.lora_rank, shape.width, shape.mlp_width
+    if not rank:
+        return shape.parameters
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    sizes = {
+        "q_proj": width + queries, "k_proj": width + keys, "v_proj": width + keys, "o_proj": queries + width,
+        "gate_proj": width + mlp, "up_proj": width + mlp, "down_proj": mlp + width,
+    }  # fmt: skip
+    blocks = shape.layers * sum(sizes.get(name, 0) for name in config.model.lora_targets)
+    return rank * (blocks + (width + shape.vocabulary if "lm_head" in config.model.lora_targets else 0))
 
 
 def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, processes: int = 1) -> list[Item]:
@@ -99,36 +118,46 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
 
     Args:
         shape: the policy.
-        config: types, recomputation, sharding.
+        config: types, recomputation, sharding, adapters.
         tokens: T.
         chunk: C.
         processes: N.
     """
-    size = BYTES[config.model.dtype]
+    size, factor = BYTES[config.model.dtype], BYTES[config.model.compute_dtype or config.model.dtype]
     shards = processes if config.learner.shard else 1
     split = f" / {shards}" if shards > 1 else ""
+    trained = trained_parameters(shape, config)
+    symbol = "P" if trained == shape.parameters else f"adapters' {trained:,}"
+    casts = factor != size and shards == 1  # shards are gathered in the type of the products
     weights = shape.parameters * size / shards
-    block, width = activation_bytes(shape, size), shape.width
+    block, width = activation_bytes(shape, factor, casts=casts), shape.width
     head = shape.vocabulary * width
     items = [
         Item("weights", weights, f"P s{split} = {shape.parameters:,} x {size}{split}"),
-        Item("gradients", weights, f"P s{split}"),
-        Item("optimizer", 2 * weights, f"2 P s{split}, AdamW's moments"),
+        Item("gradients", trained * size / shards, f"{symbol} s{split}"),
+        Item("optimizer", 2 * trained * size / shards, f"2 {symbol} s{split}, AdamW's moments"),
     ]
-    if shape.tied or size < _FP32 or shards > 1:
-        items.append(Item("head gradient", head * _FP32, "4 V D, the head's own, in fp32"))
+    if casts:
+        items.append(Item("cast weights", shape.parameters * factor, "P c, for a micro-batch's time"))
+    elif shards > 1:
+        items.append(Item("gathered head", head * factor, "V D c, whole while the batch is used"))
+    if shape.tied or factor < _FP32 or shards > 1:
+        product = factor if factor < _FP32 else 0  # which fp32 takes in at once
+        how = f"{_FP32 + product} V D, the head's own, in fp32{', and one product' if product else ''}"
+        items.append(Item("head gradient", head * (_FP32 + product), how))
     if config.loss.kl_coef:
         items.append(Item("reference policy", shape.parameters * size, "P s, whole, for the KL"))
     if config.model.gradient_checkpointing:
-        kept, formula = tokens * (shape.layers * width * size + block), "T (n D s + one block)"
+        between = size if casts else factor
+        kept, formula = tokens * (shape.layers * width * between + block), f"T ({between} n D + one block)"
     else:
         kept, formula = tokens * shape.layers * block, f"T n x {block:,} B"
-    work = tokens * (3 * width + 2 * shape.mlp_width) * size + tokens * width * (_FP32 + 2 * size)
-    logits = chunk * shape.vocabulary * (_FP32 + (size if size < _FP32 else 0))
+    work = tokens * (3 * width + 2 * shape.mlp_width) * factor + tokens * width * (_FP32 + 2 * factor)
+    logits = chunk * shape.vocabulary * (_FP32 + (factor if factor < _FP32 else 0))
     return [
         *items,
         Item("activations", kept, f"{formula}, T = {tokens:,}"),
-        Item("work space", work, "T (2 I + 3 D) s, one block's gradients, and the last norm"),
+        Item("work space", work, "T (2 I + 3 D) c, one block's gradients, and the last norm"),
         Item("logits", logits, f"C V x {_FP32} B, C = {chunk:,}"),
     ]
 
@@ -180,6 +209,7 @@ class Device:
 
 
 GPU = Device("a GPU of the H100 class at 40 % of its bf16 rate and 60 % of its bandwidth", 4e14, 2e12)
+GPU_FP32 = Device("a GPU of the H100 class at 60 % of its fp32 rate and of its bandwidth", 4e13, 2e12)
 CPU = Device("one CPU core", 5e10, 1e10)
 
 

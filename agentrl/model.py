@@ -33,6 +33,8 @@ _ENTITIES = r" ?\p{L}+ \d{1,2}(?!\d)|" + _WORDS
 def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed: int = 0) -> tuple[Any, Any]:
     """(module, tokenizer) of a policy, on the CPU, in evaluation mode (no dropout).
 
+    `module.compute_dtype` tells whoever runs it the type of its matrix products (`weights.computing`).
+
     Args:
         config: what to load.
         texts: corpus for the tiny model's vocabulary; ignored for pretrained models.
@@ -47,6 +49,7 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
     else:
         module, tokenizer = _load_pretrained(config.path)
     module.to(getattr(torch, config.dtype))
+    module.compute_dtype = getattr(torch, config.compute_dtype or config.dtype)
     if config.gradient_checkpointing:
         recompute_activations(module)
     return module.eval(), tokenizer

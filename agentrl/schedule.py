@@ -9,7 +9,7 @@ from transformers import AutoConfig, Qwen2Config, Qwen3Config
 
 from agentrl.config import Config
 from agentrl.errors import UserError
-from agentrl.estimate import CPU, GPU, Shape, batch_seconds, engine_memory, learner_memory
+from agentrl.estimate import CPU, GPU, GPU_FP32, Shape, batch_seconds, engine_memory, learner_memory
 from agentrl.learner.lm_head import default_chunk
 
 _TINY_VOCABULARY = 1024
@@ -104,7 +104,9 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
 
 
 def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
-    device = GPU if _on_gpu(shape) else CPU
+    device = CPU
+    if _on_gpu(shape):
+        device = GPU if (config.model.compute_dtype or config.model.dtype) == "bfloat16" else GPU_FP32
     updates = _most_updates(config)
     items = batch_seconds(shape, config, updates=updates, device=device, processes=processes)
     total = sum(item.value for item in items)

@@ -5,10 +5,11 @@ sharded one holds parts of every tensor on every process. Engines, checkpoints a
 """
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
 from agentrl.config import ModelConfig
 from agentrl.errors import MissingExtraError, UserError
@@ -46,16 +47,35 @@ def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
+def compute_dtype(module: Any) -> torch.dtype:
+    """Type of the module's matrix products: what `load_model` was asked for, else the type of its weights."""
+    dtype: torch.dtype = getattr(module, "compute_dtype", None) or module.dtype
+    return dtype
+
+
+def computing(module: Any) -> AbstractContextManager[None]:
+    """Inside, forward passes of the module multiply in `compute_dtype`; norms, softmax and sums stay exact.
+
+    A forward pass under autocast casts a whole weight once, keeps it until the context ends, and gives it a gradient in
+    the weight's own type.
+    """
+    dtype = compute_dtype(module)
+    return nullcontext() if dtype == module.dtype else torch.autocast(module.device.type, dtype=dtype)
+
+
 def shard(module: Any) -> None:
     """Cut every parameter over all processes (FSDP2), in place: each block gathers its own while it computes.
 
+    Blocks are gathered in `compute_dtype`, which halves the traffic of mixed precision; gradients are summed in the
+    type of the weights.
     Gradients are summed, not averaged: losses are weighed by global counts. The head is a unit of its own, gathered by
     the learner once an update.
     """
     tied = module.lm_head.weight is module.get_input_embeddings().weight
     units = [*module.model.layers, module.model] + ([] if tied else [module.lm_head])
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype(module), reduce_dtype=module.dtype)
     for unit in units:
-        fully_shard(unit, reshard_after_forward=True)
+        fully_shard(unit, reshard_after_forward=True, mp_policy=policy)
     for unit in units:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)

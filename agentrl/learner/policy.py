@@ -17,7 +17,7 @@ from agentrl.errors import UserError
 from agentrl.learner.batch import MicroBatch
 from agentrl.learner.lm_head import HeadGradient, token_logprobs
 from agentrl.processes import ALONE, Processes, local, whole
-from agentrl.weights import effective_weight, is_sharded
+from agentrl.weights import compute_dtype, computing, effective_weight, is_sharded
 
 _SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -48,6 +48,7 @@ class Policy:
         self.parameters = [parameter for _, parameter in trained]
         self.groups = parameter_groups(module)
         self._head_weight: torch.Tensor | None = None
+        self._head_factor: torch.Tensor | None = None
         self._checkpointed = [
             m for m in module.modules() if isinstance(m, GradientCheckpointingLayer) and m.gradient_checkpointing
         ]
@@ -65,22 +66,23 @@ class Policy:
         no dropout in RL, where old and new log-probs must differ by the weights alone.
         """
         weight = effective_weight(self.module.lm_head)
-        self._head_weight = whole(weight.detach()) if isinstance(weight, DTensor) else weight
+        self._head_weight = weight
+        self._head_factor = whole(weight.detach()).to(compute_dtype(self.module))
         for layer in self._checkpointed:
             layer.training = True
         try:
             yield
         finally:
-            self._head_weight = None
+            self._head_weight = self._head_factor = None
             for layer in self._checkpointed:
                 layer.training = False
 
     def logprobs(self, part: MicroBatch) -> torch.Tensor:
         """Log-probs [N] of the trained tokens at the sampling temperature."""
-        assert self._head_weight is not None, "forward passes happen inside `working`"
+        assert self._head_factor is not None, "forward passes happen inside `working`"
         return token_logprobs(
-            self._hidden(part),
-            self._head_weight.detach(),
+            self._hidden(part).to(self._head_factor.dtype),
+            self._head_factor,
             part.targets,
             temperature=self.temperature,
             sink=self.head if torch.is_grad_enabled() else None,
@@ -97,8 +99,8 @@ class Policy:
 
         Afterwards every trained parameter holds the gradient of the whole batch, or this process's shard of it.
         """
-        weight = self.module.lm_head.weight if self.sharded else self._head_weight
-        assert weight is not None
+        weight = self._head_weight
+        assert weight is not None, "gradients are reduced inside `working`"
         if isinstance(weight, DTensor):
             self.head.scatter(weight)
         elif self.processes.count > 1:
@@ -124,7 +126,8 @@ class Policy:
 
     def _hidden(self, part: MicroBatch) -> torch.Tensor:
         """Hidden states of the positions that predict the trained tokens, [N, D]."""
-        states = self.module.model(input_ids=part.ids, use_cache=False).last_hidden_state
+        with computing(self.module):
+            states = self.module.model(input_ids=part.ids, use_cache=False).last_hidden_state
         return states.flatten(0, 1)[part.predecessors]
 
     def _sum_gradients(self) -> None:

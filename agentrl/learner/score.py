@@ -6,7 +6,7 @@ import torch
 
 from agentrl.learner.lm_head import token_logprobs
 from agentrl.processes import whole
-from agentrl.weights import effective_weight
+from agentrl.weights import compute_dtype, computing, effective_weight
 
 
 @torch.no_grad()
@@ -18,7 +18,8 @@ def row_logprobs(module: Any, ids: list[int], temperature: float) -> list[float]
         ids: a row, [L].
         temperature: log-probs are at this temperature.
     """
-    weight = whole(effective_weight(module.lm_head))
+    weight = whole(effective_weight(module.lm_head)).to(compute_dtype(module))
     row = torch.tensor([ids], device=weight.device)
-    hidden = module.model(input_ids=row, use_cache=False).last_hidden_state[0, :-1]
-    return token_logprobs(hidden, weight, row[0, 1:], temperature=temperature)[0].tolist()
+    with computing(module):
+        hidden = module.model(input_ids=row, use_cache=False).last_hidden_state[0, :-1]
+    return token_logprobs(hidden.to(weight.dtype), weight, row[0, 1:], temperature=temperature)[0].tolist()

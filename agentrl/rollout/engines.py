@@ -41,10 +41,11 @@ def make_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, rank: int
             max_context_tokens=config.max_context_tokens,
             patience_s=config.turn_timeout_s,
         )
+    dtype = getattr(module, "compute_dtype", None) or module.dtype
     return VllmEngine(
         module, tokenizer,
         max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens,
-        dtype=str(module.dtype).removeprefix("torch."), patience_s=config.turn_timeout_s,
+        dtype=str(dtype).removeprefix("torch."), patience_s=config.turn_timeout_s,
         options=config.engine_options,
     )  # fmt: skip
 
