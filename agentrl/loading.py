@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agentrl.checkpoint import load_adapter
-from agentrl.config import Config, ModelConfig
+from agentrl.config import Config
 from agentrl.model import load_model
 from agentrl.processes import Processes
 from agentrl.rollout.workers import EnvSpec
@@ -54,19 +56,28 @@ def load_models(
     module.to(processes.device)
     initial = None
     if checkpoint is not None:
-        initial = load_model(ModelConfig(path=str(folder / "initial")))[0].to(processes.device)
+        initial = load_model(config.model.model_copy(update={"path": str(folder / "initial")}))[0]
+        if config.loss.kl_coef:
+            initial.to(processes.device)
     elif config.loss.kl_coef:
         initial = copy.deepcopy(module)
-    sharded = config.learner.shard and processes.count > 1
-    replica = copy.deepcopy(module) if sharded else module
-    if sharded and config.rollout.engine == "vllm":
-        replica = replica.to("meta")  # vLLM holds its own weights and asks for the shape alone
+    replica = module
+    if config.learner.shard and processes.count > 1:
+        # vLLM holds its own weights and asks for the shape alone.
+        replica = without_weights(module) if config.rollout.engine == "vllm" else copy.deepcopy(module)
     add_lora(module, config.model, seed=config.train.seed)
     if checkpoint is not None and config.model.lora_rank:
         load_adapter(checkpoint, module)
-    if sharded:
+    if replica is not module:
         shard(module)
     return Models(module, replica, initial, tokenizer)
+
+
+def without_weights(module: Any) -> Any:
+    """A copy that has the module's shape and settings alone, ties included; nothing is allocated for it."""
+    hollow: dict[int, Any] = {id(p): torch.nn.Parameter(p.detach().to("meta")) for p in module.parameters()}
+    hollow |= {id(b): b.to("meta") for b in module.buffers()}
+    return copy.deepcopy(module, hollow)
 
 
 def _load(config: Config, spec: EnvSpec, path: Path | None) -> tuple[Any, Any]:
