@@ -22,7 +22,7 @@ from envs.webshop.products import Product, from_json, to_json
 from envs.webshop.progress import track
 from envs.webshop.shop import Shop, ShopBuilder
 
-VERSION = 1
+VERSION = 2
 DESCRIPTION = "shop.json"
 _UNFINISHED = "unfinished.txt"
 _KEPT_PRODUCTS = 1024  # decoded products a process keeps

@@ -1,6 +1,7 @@
 """Words, stems and scores of the shop's search engine."""
 
 import math
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envs.webshop import index_builder
-from envs.webshop.analyzer import MAX_TOKEN_LENGTH, terms, words
+from envs.webshop.analyzer import MAX_TOKEN_UNITS, terms, words
 from envs.webshop.bm25 import Index, stored_length
 from envs.webshop.index_builder import IndexBuilder
 from envs.webshop.loading import open_shop
@@ -55,6 +56,16 @@ def test_stem_when_given_porters_examples_then_agrees(word, expected):
         ("❤️ 👍🏽 👩‍🚀 1️⃣ 🇩🇪 ® ™", ["❤️", "👍🏽", "👩‍🚀", "1️⃣", "🇩🇪", "®", "™"]),
         ("soft\u00adhyphen zero\u200bwidth", ["soft\u00adhyphen", "zero", "width"]),
         ("boss’s class's", ["boss", "class"]),
+        # what Lucene 9 was seen to make of rarer characters: only joiners tie emoji, whatever stands before them
+        ("™\u200dx \u200d™ 😀🏽 😀\ufe0f🏽 🏽", ["™\u200d", "x", "\u200d™", "😀🏽", "😀\ufe0f", "🏽", "🏽"]),
+        ("aℹb ℹ\u200d😀 ℹ\ufe0f", ["aℹb", "ℹ\u200d😀", "ℹ\ufe0f"]),
+        ("🇩 🇩🇪🇫🇷 🇩x", ["🇩🇪", "🇫🇷", "x"]),
+        ("#\u20e3 #x 1⃣2 *\ufe0f\u20e3", ["#\u20e3", "x", "1⃣2", "*\ufe0f\u20e3"]),
+        ("_\u0301_ _\u200d😀 __\u0301a", ["\u200d😀", "__\u0301a"]),
+        ("אב' א\"ב\"ג ב' ג:ד'", ["אב'", 'א"ב', "ג", "ב'", "ג:ד"]),
+        ("˂ a՟b \u0e31 กั ⼀ ㊗ ↔ ↛", ["˂", "b", "\u0e31", "กั", "⼀", "㊗", "↔"]),
+        # letters younger than Unicode 9 are none
+        ("a\u0870b \u0870", ["b"]),
         ("", []),
     ],
 )
@@ -63,7 +74,36 @@ def test_terms_when_given_a_text_then_follow_the_word_rules(text, expected):
 
 
 def test_terms_when_a_word_is_too_long_then_it_is_cut():
-    assert [len(word) for word in words("x" * 600)] == [MAX_TOKEN_LENGTH, MAX_TOKEN_LENGTH, 90]
+    assert [len(word) for word in words("x" * 600)] == [MAX_TOKEN_UNITS, MAX_TOKEN_UNITS, 90]
+
+
+@pytest.mark.parametrize(
+    ("text", "lengths"),
+    [
+        # as Lucene cuts: it does not see what follows the 255th unit
+        ("a" * 254 + ".bbb", [254, 3]),
+        ("a" * 253 + ".bbb", [255, 2]),
+        ("_" * 300 + "a", [255]),
+        ("_" * 254 + "abc", [255, 2]),
+        ("a" + "\u0301" * 300 + "b", [255, 1]),
+        ("a" + "𝒜" * 200, [128, 73]),
+        ("#" + "\u0301" * 252 + "\ufe0f\u20e3", [255]),
+        ("#" + "\u0301" * 253 + "\ufe0f\u20e3", []),
+    ],
+)
+def test_words_when_longer_than_lucenes_window_then_are_cut_as_it_cuts(text, lengths):
+    assert [len(word) for word in words(text)] == lengths
+
+
+@pytest.mark.parametrize("unit", ["_", "\u200d", "_\u200d", "_\u0301", "_\u0e31", "_🏽", "ℹ\u200d", 'א"', "#\ufe0f"])
+def test_words_when_nothing_comes_of_a_long_run_then_the_time_is_linear(unit):
+    def seconds(count: int) -> float:
+        started = time.process_time()
+        words(unit * count)
+        return time.process_time() - started
+
+    seconds(2_000)
+    assert seconds(16_000) < 32 * max(seconds(2_000), 1e-3)  # 8 times the text; quadratic would be 64
 
 
 @given(st.text(max_size=60))
