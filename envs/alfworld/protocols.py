@@ -1,7 +1,7 @@
 """How other frameworks let a model play ALFWorld.
 
-`conversation` needs nothing from here: the environment's own texts in one growing chat. `VerlAgentWindow` is the
-protocol of verl-agent, with which the GiGPO numbers were made: a fresh prompt for every step.
+`Conversation` is that of the DGG paper: the environment's own texts in one growing chat. `VerlAgentWindow` is that of
+verl-agent, with which the GiGPO numbers were made: a fresh prompt for every step.
 """
 
 import re
@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
+
+from envs.wrappers import ThinkAction
 
 _ACTION_START, _ACTION_END = "<action>", "</action>"
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -60,6 +62,20 @@ def list_actions(admissible: Sequence[str]) -> str:
      'look'
     """
     return "\n ".join(f"'{command}'" for command in admissible if command != "help")
+
+
+class Conversation(ThinkAction):
+    """One growing chat of at most 50 steps, with <think> and <action> tags: the format `think_action` with the limits
+    of the DGG paper (appendix G.1). The tokens of one answer are our choice, the paper is silent about them.
+    """
+
+    config_defaults: ClassVar[dict[str, Any]] = {
+        "rollout.context": "conversation",
+        "rollout.max_turns": 50,
+        "rollout.max_new_tokens": 1024,
+        "rollout.max_context_tokens": 8192 + 8192,
+    }
+    """What the protocol asks of the rollout, where a config names this wrapper and does not say otherwise."""
 
 
 class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import envs  # noqa: F401 - registers the ids
 from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.protocols import VerlAgentWindow, drawn_tasks, list_actions, project
+from envs.alfworld.protocols import Conversation, VerlAgentWindow, drawn_tasks, list_actions, project
 
 
 @pytest.mark.parametrize(
@@ -111,6 +111,17 @@ def test_window_when_options_then_shorter_prompts():
     prompt = env.step(answer("look"))[0]
     assert "[Observation" not in prompt
     assert "'look'" not in prompt
+
+
+def test_conversation_when_played_then_tagged_actions_and_the_papers_limits():
+    env = Conversation(gymnasium.make("agentrl/ALFWorld-v0", split="train", data="generated"))
+    first, info = env.reset(options={"task": 0})
+    assert first.endswith("Then give exactly one action inside <action> and </action>.")
+    command = next(name for name in info["admissible_actions"] if name.startswith("go to"))
+    assert env.step(answer(command))[0].startswith("You arrive at ")
+    assert env.step(command)[4]["is_valid_action"] is False
+    limits = Conversation.config_defaults
+    assert (limits["rollout.max_turns"], limits["rollout.max_context_tokens"]) == (50, 16384)
 
 
 def test_drawn_tasks_then_independent_draws_of_shuffled_games():
