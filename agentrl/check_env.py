@@ -13,7 +13,8 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from agentrl.env_probe import Episode, Prober, check_result, check_types, patien
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.workers import EnvPool, EnvSpec
+from agentrl.rollout.env_spec import EnvSpec, explain
+from agentrl.rollout.workers import EnvPool, Handle, WorkerLost
 from agentrl.tracking import console, progress
 from agentrl.types import Task
 
@@ -79,16 +81,30 @@ def check_determinism(prober: Prober) -> Finding:
     return Finding("determinism", "ok", "5 seeds repeat, also in another instance and in mixed order")
 
 
-def check_other_process(prober: Prober) -> Finding:
-    """A worker process can make the environment, and the same seed begins the same episode there."""
-    pool = EnvPool(prober.spec, num_workers=1, step_timeout_s=prober.timeout_s)
+def play_elsewhere(spec: EnvSpec, timeout_s: float) -> str:
+    """First observation of seed 3 in a worker process, which then makes a step.
+
+    Raises:
+        UserError: the environment cannot be made from these settings.
+        RunError: it raised there; its child WorkerLost: it hung or died.
+    """
+
+    async def play(handle: Handle) -> str:
+        observation, _ = await handle.reset(Task(spec.id, spec.split, seed=3))
+        await handle.step("look")
+        return observation
+
+    pool = EnvPool(spec, num_workers=1, step_timeout_s=timeout_s)
     try:
-        task = Task(prober.spec.id, prober.spec.split, seed=3)
-        there, _ = asyncio.run(pool.acquire().reset(task))
-    except RunError as error:
-        return Finding("worker process", "FAIL", f"cannot be played in a process of its own: {error}")
+        return asyncio.run(play(pool.acquire()))
     finally:
         pool.close()
+
+
+def check_other_process(prober: Prober, there: str | RunError) -> Finding:
+    """The same seed begins the same episode in a worker process, where `there` was heard."""
+    if isinstance(there, RunError):
+        return Finding("worker process", "FAIL", f"cannot be played in a process of its own: {there}")
     here, _ = reset_env(prober.env, 3, None)
     if here != there:
         return Finding("worker process", "FAIL", f"seed 3 begins differently there: {_difference(here, there)}")
@@ -231,19 +247,27 @@ def run_checks(
     config: Config, *, tokenizer: str | None, num_episodes: int, budget_s: float, max_steps: int
 ) -> list[Finding]:
     """All findings for the environment of a config."""
-    env = config.env
-    spec = EnvSpec(env.id, env.split, env.options, env.format, expert=True)
-    spec = spec if spec.offers_expert() else EnvSpec(env.id, env.split, env.options, env.format)
-    prober = Prober(spec, max_steps=max_steps, timeout_s=config.rollout.step_timeout_s)
+    env, timeout_s = config.env, config.rollout.step_timeout_s
+    spec = EnvSpec(env.id, env.split, env.options, env.format)
+    there: str | RunError
+    try:  # first where it can do no harm: what hangs or exits here would take the page along
+        there = play_elsewhere(spec, timeout_s)
+    except WorkerLost as error:
+        return [Finding("worker process", "FAIL", str(error))]
+    except RunError as error:
+        there = error
     try:
+        prober = Prober(replace(spec, expert=spec.offers_expert()), max_steps=max_steps, timeout_s=timeout_s)
         prober.play(0)
-    except InfrastructureError as error:
-        return [Finding("contract", "FAIL", str(error))]
+    except UserError:
+        raise
+    except Exception as error:
+        return [Finding("contract", "FAIL", str(error) if isinstance(error, RunError) else explain(error))]
     findings = [Finding("contract", "ok", "text in and out, finite rewards, terminated and truncated apart")]
     with progress() as bars:
         bar = bars.add_task(f"{env.id}: {num_episodes:,} episodes", total=num_episodes)
-        for check in (check_determinism, check_other_process, check_pickle, check_arbitrary_text):
-            findings.append(_guarded(check, prober))
+        checks = (check_determinism, partial(check_other_process, there=there), check_pickle, check_arbitrary_text)
+        findings += [_guarded(check, prober) for check in checks]
         eval_spec = EnvSpec(env.id, env.eval_split, env.options, env.format)
         findings.append(_guarded(lambda p: check_tasks(p, eval_spec), prober))
         try:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.errors import InfrastructureError
-from agentrl.rollout.workers import EnvSpec
+from agentrl.rollout.env_spec import EnvSpec
 
 
 @dataclass

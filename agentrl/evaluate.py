@@ -20,10 +20,11 @@ from agentrl.errors import CheckpointError, UserError
 from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines import make_engine
+from agentrl.rollout.env_spec import EnvSpec, conventions, default_workers
 from agentrl.rollout.play import Policy, Rollout
 from agentrl.rollout.scripted import expert_policy, random_policy
 from agentrl.rollout.tasks import evaluation_tasks, split_indices
-from agentrl.rollout.workers import EnvPool, EnvSpec, conventions, count_tasks, default_workers
+from agentrl.rollout.workers import EnvPool
 from agentrl.run_folder import read_run_config
 from agentrl.samples import (
     SampleFile,
@@ -271,7 +272,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = options.out or (default_run_folder(f"eval-{Path(model or options.policy).name}") if samples > 1 else None)
     workers = default_workers(config.env.id) if config.rollout.env_workers is None else config.rollout.env_workers
     rollout = _rollout_for(config, options.policy, model, workers)
-    num_tasks = count_tasks(rollout.pool.spec)
+    num_tasks = rollout.pool.offer().num_tasks
     tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
     result = _play(rollout, tasks, samples, folder, f"{options.policy} on {config.env.eval_split}")
     scorer = conventions(config.env.id).get("scorer")

@@ -11,7 +11,7 @@ from agentrl.checkpoint import load_adapter
 from agentrl.config import Config
 from agentrl.model import load_model
 from agentrl.processes import Processes
-from agentrl.rollout.workers import EnvSpec
+from agentrl.rollout.env_calls import Offer
 from agentrl.tracking import say
 from agentrl.warmstart import vocabulary_texts, warmstart
 from agentrl.weights import add_lora, shard
@@ -31,14 +31,12 @@ class Models:
     tokenizer: Any
 
 
-def load_models(
-    config: Config, spec: EnvSpec, *, folder: Path, checkpoint: Path | None, processes: Processes
-) -> Models:
+def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path | None, processes: Processes) -> Models:
     """Load the policy of a run, or of its checkpoint, ready for training on all processes.
 
     Args:
         config: the experiment.
-        spec: the training environment, for a warm start.
+        offer: whether the training environment has an expert, for a warm start.
         folder: run folder, which keeps the initial weights.
         checkpoint: what to go on from.
         processes: the first makes a warm start, the others then find it.
@@ -48,7 +46,7 @@ def load_models(
     try:
         # Adapters resume on the frozen weights they began with.
         module, tokenizer = _load(
-            config, spec, folder / "initial" if checkpoint and config.model.lora_rank else checkpoint
+            config, offer, folder / "initial" if checkpoint and config.model.lora_rank else checkpoint
         )
     finally:
         if processes.is_first:
@@ -80,10 +78,10 @@ def without_weights(module: Any) -> Any:
     return copy.deepcopy(module, hollow)
 
 
-def _load(config: Config, spec: EnvSpec, path: Path | None) -> tuple[Any, Any]:
+def _load(config: Config, offer: Offer, path: Path | None) -> tuple[Any, Any]:
     """(module, tokenizer): from a folder, a warm start, or the model the config names."""
     if path is None and config.warmstart.episodes:
-        if spec.offers_expert():
+        if offer.expert:
             path = warmstart(config)
         else:
             say(f"warm start skipped: {config.env.id} offers no expert")

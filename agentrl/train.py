@@ -47,10 +47,11 @@ from agentrl.processes import ALONE, Processes
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engine import Engine
 from agentrl.rollout.engines import make_engine
+from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
 from agentrl.rollout.weight_sync import check_sync, opening_row
-from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks, default_workers
+from agentrl.rollout.workers import EnvPool
 from agentrl.run_folder import read_metrics, read_run_config
 from agentrl.schedule import schedule_table
 from agentrl.tracking import (
@@ -203,7 +204,8 @@ def wire(
     set_threads(config)
     spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
     eval_spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
-    num_tasks, num_eval_tasks = count_tasks(spec), count_tasks(eval_spec)
+    pools = [EnvPool.of(each, config.rollout) for each in (spec, eval_spec)]
+    num_tasks, num_eval_tasks = (pool.offer().num_tasks for pool in pools)
     eval_tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_eval_tasks)
     indices, _ = split_indices(
         split=config.env.split, eval_split=config.env.eval_split,
@@ -216,7 +218,7 @@ def wire(
             f"{processes.count} processes need at least as many tasks each time, but train.groups_per_step is "
             f"{config.train.groups_per_step} and {len(eval_tasks)} tasks are held out. Start fewer processes."
         )
-    models = load_models(config, spec, folder=folder, checkpoint=checkpoint, processes=processes)
+    models = load_models(config, pools[0].offer(), folder=folder, checkpoint=checkpoint, processes=processes)
     module, tokenizer = models.policy, models.tokenizer
     reference = models.initial if config.loss.kl_coef else None
     learner = Learner(module, config, pad_id=tokenizer.pad_token_id or 0, reference=reference, processes=processes)
@@ -226,8 +228,6 @@ def wire(
     limits = config.rollout
     engine = make_engine(limits, models.replica, tokenizer, rank=processes.rank, count=processes.count)
     chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=limits.context == "conversation")
-    workers = default_workers(config.env.id) if limits.env_workers is None else limits.env_workers
-    pools = [EnvPool(s, num_workers=workers, step_timeout_s=limits.step_timeout_s) for s in (spec, eval_spec)]
     system = config.env.system
     rollout = Rollout(engine, chat, pools[0], limits, seed=config.train.seed, system=system)
     eval_rollout = Rollout(engine, chat, pools[1], eval_rollout_config(config), seed=EVAL_SEED, system=system)

@@ -27,10 +27,11 @@ from agentrl.learner.batch import BatchRow, micro_batches
 from agentrl.learner.lm_head import token_logprobs
 from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
 from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.scripted import fallback_policy, noisy_expert
 from agentrl.rollout.tasks import TaskSampler, split_indices
-from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks, default_workers
+from agentrl.rollout.workers import EnvPool
 from agentrl.tracking import LineLog, progress, say
 from agentrl.types import Trajectory
 
@@ -38,6 +39,8 @@ _RECIPE = 1
 """Part of the cache key: raised whenever the recipe below changes what comes out."""
 _VOCABULARY_EPISODES = 400
 """Demonstrations whose words become the tiny model's vocabulary."""
+_VOCABULARY_CHARACTERS = 50_000
+"""How much of one text it is taken from: an observation of megabytes would take minutes and teach nothing more."""
 
 
 def warmstart(config: Config) -> Path:
@@ -77,16 +80,15 @@ def cache_folder(config: Config) -> Path:
 def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
     """The first `count` episodes of the noisy expert on the training split, in the rows that the model will see."""
     spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format, expert=True)
-    workers = default_workers(config.env.id) if config.rollout.env_workers is None else config.rollout.env_workers
-    pool = EnvPool(spec, num_workers=workers, step_timeout_s=config.rollout.step_timeout_s)
-    num_tasks = count_tasks(spec)
+    pool = EnvPool.of(spec, config.rollout)
+    num_tasks = pool.offer().num_tasks
     indices, _ = split_indices(
         split=config.env.split, eval_split=config.env.eval_split,
         num_tasks=num_tasks, num_eval_tasks=num_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
     tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.warmstart.seed).take(count)
     expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
-    policy = expert if spec.offers_expert() else fallback_policy
+    policy = expert if pool.offer().expert else fallback_policy
     rollout = Rollout(
         None, chat, pool, config.rollout, seed=config.warmstart.seed, system=config.env.system, policy=policy
     )
@@ -144,7 +146,8 @@ def vocabulary_texts(config: Config) -> list[str]:
     count = min(config.warmstart.episodes, _VOCABULARY_EPISODES) or 64
     trajectories = collect_demonstrations(config.model_copy(update={"rollout": unlimited}), scribe, count)
     turns = [turn for trajectory in trajectories for turn in trajectory.turns]
-    return [*(t.first_observation for t in trajectories), *(text for t in turns for text in (t.action, t.observation))]
+    texts = [*(t.first_observation for t in trajectories), *(text for t in turns for text in (t.action, t.observation))]
+    return [text[:_VOCABULARY_CHARACTERS] for text in texts]
 
 
 def _make_optimizers(module: Any, config: Config) -> list[tuple[torch.optim.Optimizer, float]]:
@@ -204,8 +207,10 @@ def main(argv: list[str] | None = None) -> int:
     config = load_config(options.config, overrides)
     if not config.warmstart.episodes:
         raise UserError("warmstart.episodes is 0: nothing to imitate. Set it to some thousands.")
-    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
-    if not spec.offers_expert():
+    pool = EnvPool.of(EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format), config.rollout)
+    offers_expert = pool.offer().expert
+    pool.close()
+    if not offers_expert:
         raise UserError(
             f"{config.env.id} offers no expert (no constructor parameter `expert`); train without a warm start."
         )

@@ -17,7 +17,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.model": CORE,
     "agentrl.analysis": {"agentrl.types", "agentrl.analysis"},
     "agentrl.rollout": CORE | {"agentrl.rollout"},
-    "agentrl.rollout.workers": CORE | {"envs"},
+    "agentrl.rollout.env_spec": CORE | {"envs"},
     "agentrl.processes": CORE,
     "agentrl.weights": CORE | {"agentrl.processes"},
     "agentrl.learner": CORE | {"agentrl.learner", "agentrl.processes", "agentrl.weights"},

@@ -13,11 +13,17 @@ from agentrl.config import RolloutConfig, note
 from agentrl.errors import InfrastructureError, RunError
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
 from agentrl.rollout.engine import Completion, Engine, Sampling
-from agentrl.rollout.workers import EnvPool, Handle
+from agentrl.rollout.workers import EnvPool, Handle, NeighbourLost, WorkerLost
 from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
 
 MAX_RETRIES = 2
 """Times an episode is played again after an infrastructure failure."""
+MAX_SPOILED = 20
+"""Times an episode is played again because a neighbour in its worker process took that along."""
+_HOPELESS = 24
+"""Lost worker processes after which a batch is given up where not one step was answered yet: hangs take their time."""
+_QUARANTINE = 2
+"""Episodes that lost a worker process and are played again at once, each in a process of its own."""
 
 Policy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool]]
 """A scripted policy: (info of the last reset or step, random numbers) -> (answer, whether to imitate it)."""
@@ -84,6 +90,9 @@ class Rollout:
         """Episodes of the last `play` that no retry mended."""
         self.num_left_out = 0
         """Groups of the last `play` with too few whole episodes."""
+        self._has_told = False
+        self._num_steps, self._num_lost = 0, 0
+        """Steps answered, and worker processes lost, in the present `play`."""
 
     def play(
         self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
@@ -98,6 +107,7 @@ class Rollout:
         """
         started = time.perf_counter(), time.process_time()
         trajectories: list[list[Trajectory]] = []
+        self._num_steps, self._num_lost = 0, 0
         self.pool.renew()
         try:
             asyncio.run(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
@@ -127,10 +137,10 @@ class Rollout:
         played: list[list[Trajectory]],
     ) -> None:
         """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
-        places = asyncio.Semaphore(self.config.max_concurrent)
+        places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(task: Task, member: int) -> Trajectory:
-            trajectory = await self._play_with_retries(task, member, places)
+            trajectory = await self._play_with_retries(task, member, places, quarantine)
             on_episode(trajectory)
             return trajectory
 
@@ -138,22 +148,37 @@ class Rollout:
             started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
         played += [[episode.result() for episode in members] for members in started]
 
-    async def _play_with_retries(self, task: Task, member: int, places: asyncio.Semaphore) -> Trajectory:
-        error = ""
-        for attempt in range(MAX_RETRIES + 1):
+    async def _play_with_retries(
+        self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
+    ) -> Trajectory:
+        error, lost, failed, spoiled = "", False, 0, 0
+        while failed <= MAX_RETRIES:
             async with AsyncExitStack() as place:
-                await place.enter_async_context(places)
-                handle = self.pool.acquire()
+                await place.enter_async_context(quarantine if lost else places)
+                handle = self.pool.acquire(alone=lost)
                 try:
                     trajectory = await self._play_episode(task, member, handle, place)
                 except InfrastructureError as failure:
                     self.pool.release(handle, broken=True)
-                    error = str(failure)
+                    if isinstance(failure, NeighbourLost) and spoiled < MAX_SPOILED:
+                        spoiled += 1
+                        continue
+                    failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
+                    self._take_note(error, lost=lost)
                     continue
                 self.pool.release(handle)
-            trajectory.num_retries, trajectory.error = attempt, error
+            trajectory.num_retries, trajectory.error = failed + spoiled, error
             return trajectory
         return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
+
+    def _take_note(self, error: str, *, lost: bool) -> None:
+        """Say the first failure at once: with long time-outs the end of a batch may be far. Records count all."""
+        if not self._has_told:
+            self._has_told = True
+            note(f"an episode failed, it is played again at most {MAX_RETRIES} times: {error}")
+        self._num_lost += lost
+        if not self._num_steps and self._num_lost >= _HOPELESS:
+            raise RunError(f"no group of this batch could be played: {error}")
 
     async def _play_episode(self, task: Task, member: int, env: Handle, place: AsyncExitStack) -> Trajectory:
         observation, info = await env.reset(task)
@@ -167,7 +192,9 @@ class Rollout:
             if len(episode.turns) == self.config.max_turns:
                 # The engine is done with this episode: a slow verdict keeps nobody from its place.
                 await place.aclose()
-            episode.observe(action, *await env.step(action))
+            result = await env.step(action)
+            self._num_steps += 1
+            episode.observe(action, *result)
         return episode.finish()
 
     async def complete(

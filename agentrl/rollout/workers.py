@@ -1,37 +1,27 @@
-"""Makes environments and runs them: in this process, or in worker processes with time-outs and restarts.
+"""Runs environments: in this process, or in worker processes with time-outs and restarts.
 
-The only file of `agentrl` that imports `envs`. Whatever an environment does wrong (raise, hang, die) surfaces as one
-`InfrastructureError`; the model's text can never cause one in an environment that keeps the contract.
+Whatever an environment does wrong (raise, hang, die) surfaces as one `InfrastructureError`; the model's text can never
+cause one in an environment that keeps the contract.
 """
 
 import asyncio
-import difflib
-import importlib
-import inspect
-import math
 import multiprocessing
 import os
-import re
 import sys
-import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
-from gymnasium.envs.registration import registry
-from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-import envs
-from agentrl.config import note
+from agentrl.config import RolloutConfig, note
 from agentrl.errors import InfrastructureError, RunError, UserError
+from agentrl.rollout.env_calls import Offer, StepResult, guard, look, reset, step, work
+from agentrl.rollout.env_spec import EnvSpec, default_workers
 from agentrl.types import Task
-from envs.wrappers import FORMATS
-
-StepResult = tuple[str, float, bool, bool, dict[str, Any]]
 
 _MAX_WAITING_STEPS = 64
 """Steps of `blocking` environments that wait at once."""
@@ -39,61 +29,22 @@ _START_S = 120.0
 """Patience for a worker process to start, which is not the environment's time."""
 _END_S = 5.0
 """Patience for the exit code of a worker process that closed its pipe."""
+_FIRST_LOOKS = 3
+"""Times an environment is asked what it offers before the run gives up."""
 WORKER_GROWTH_BYTES = 1 << 30
 """A worker process that has grown by this much since its first batch is replaced: its environments leak."""
 
 
-@dataclass(frozen=True)
-class EnvSpec:
-    """All it takes to make an environment, in any process."""
+class WorkerLost(InfrastructureError):
+    """A worker process hung or died, instead of telling what went wrong."""
 
-    id: str
-    """Gymnasium id, or `module:Class`."""
-    split: str
-    """Passed on where the constructor has a parameter `split`."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the constructor."""
-    format: str = "plain"
-    """Name in `envs.wrappers.FORMATS`, or `module:Wrapper`."""
-    expert: bool = False
-    """Ask for `info["expert_action"]` where the constructor has a parameter `expert`."""
 
-    def make(self) -> gymnasium.Env[str, str]:
-        """A new environment.
+class NeighbourLost(InfrastructureError):
+    """The worker process of an episode was lost to another episode, or between two steps."""
 
-        Raises:
-            UserError: unknown id, module or option.
-        """
-        entry_point = _find_entry_point(self.id)
-        accepted = _parameters(entry_point)
-        options = dict(self.options)
-        if "split" in accepted:
-            options.setdefault("split", self.split)
-        if self.expert and "expert" in accepted:
-            options.setdefault("expert", "default")
-        unknown = [name for name in options if name not in accepted and "**" not in accepted]
-        if unknown:
-            known = sorted(accepted - {"**"})
-            near = difflib.get_close_matches(unknown[0], known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else f" It takes: {', '.join(known) or 'none'}."
-            raise UserError(f"env.options.{unknown[0]} is not an option of {self.id}.{hint}")
-        name = _registered_name(self.id)
-        made = entry_point(**options) if name is None else gymnasium.make(name, disable_env_checker=True, **options)
-        if self.format not in FORMATS:
-            return _find_object(self.format, "env.format")(made)
-        _refuse_numbers(made, self.id)
-        wrapper = FORMATS[self.format]
-        return wrapper(made) if wrapper is not None else made
 
-    def offers_expert(self) -> bool:
-        """Whether there is somebody to imitate: the constructor takes `expert`, or `info` names an `expert_action`."""
-        if "expert" in _parameters(_find_entry_point(self.id)):
-            return True
-        env = self.make()
-        try:
-            return "expert_action" in env.reset(seed=0)[1]
-        finally:
-            env.close()
+_KINDS = {"error": InfrastructureError, "fatal": RunError, "settings": UserError}
+"""What the answers of a worker process other than `ok` are raised as."""
 
 
 class Handle(Protocol):
@@ -118,14 +69,34 @@ class EnvPool:
     """
 
     def __init__(self, spec: EnvSpec, *, num_workers: int = 0, step_timeout_s: float = 60.0) -> None:
-        self.spec = spec
+        self.spec, self.step_timeout_s = spec, step_timeout_s
         self._idle: list[Handle] = []
         self._workers = [_Worker(spec, step_timeout_s) for _ in range(num_workers)]
         self._next = 0
+        self._offer: Offer | None = None
         self._threads = ThreadPoolExecutor(_MAX_WAITING_STEPS, thread_name_prefix="env")
 
-    def acquire(self) -> Handle:
-        """An environment for one episode."""
+    @classmethod
+    def of(cls, spec: EnvSpec, config: RolloutConfig) -> "EnvPool":
+        """As many workers, and as much patience, as a config says."""
+        workers = default_workers(spec.id) if config.env_workers is None else config.env_workers
+        return cls(spec, num_workers=workers, step_timeout_s=config.step_timeout_s)
+
+    def offer(self) -> Offer:
+        """What the environment offers, asked once and where it is played: one that hangs or exits does so there.
+
+        Raises:
+            UserError: it cannot be made from these settings.
+            InfrastructureError: it raised, hung or died, time after time.
+        """
+        if self._offer is None:
+            self._offer = asyncio.run(self._workers[0].ask_offer()) if self._workers else guard(look, self.spec)
+        return self._offer
+
+    def acquire(self, *, alone: bool = False) -> Handle:
+        """An environment for one episode; `alone`: in a worker process that no other episode shares."""
+        if alone:
+            return _Remote(_Worker(self.spec, self.step_timeout_s), 0, alone=True)
         if self._idle:
             return self._idle.pop()
         if not self._workers:
@@ -136,7 +107,9 @@ class EnvPool:
 
     def release(self, handle: Handle, *, broken: bool = False) -> None:
         """Take an environment back; a broken one is dropped."""
-        if not broken:
+        if isinstance(handle, _Remote) and handle.alone:
+            handle.worker.kill()
+        elif not broken:
             self._idle.append(handle)
 
     def renew(self) -> None:
@@ -161,27 +134,6 @@ class EnvPool:
         self._idle = []
 
 
-def count_tasks(spec: EnvSpec) -> int | None:
-    """Number of enumerable tasks of a spec's split; None where the environment has no `num_tasks`."""
-    env = spec.make()
-    num_tasks = getattr(env.unwrapped, "num_tasks", None)
-    env.close()
-    return None if num_tasks is None else int(num_tasks)
-
-
-def conventions(env_id: str) -> dict[str, Any]:
-    """How a benchmark is usually evaluated, from the `metadata` of its class; all keys may be missing.
-
-    `eval_split`; `eval_samples`, episodes per task; `scorer`, the distribution that judges answers.
-    """
-    return dict(getattr(_find_entry_point(env_id), "metadata", {}))
-
-
-def default_workers(env_id: str) -> int:
-    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
-    return 0 if env_id in envs.ENVIRONMENTS else 2
-
-
 class _InProcess:
     """An environment of this process; one whose metadata says `blocking` is played in a thread.
 
@@ -193,26 +145,30 @@ class _InProcess:
         self.threads = threads if env.unwrapped.metadata.get("blocking") else None
 
     async def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
-        return await self._call(_reset, task)
+        return await self._call(reset, task)
 
     async def step(self, action: str) -> StepResult:
-        return await self._call(_step, action)
+        return await self._call(step, action)
 
     async def _call(self, run: Any, argument: Any) -> Any:
         if self.threads is None:
-            return _guard(run, self.env, argument)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, _guard, run, self.env, argument)
+            return guard(run, self.env, argument)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, guard, run, self.env, argument)
 
 
 class _Remote:
-    def __init__(self, worker: "_Worker", number: int) -> None:
-        self.worker, self.number = worker, number
+    def __init__(self, worker: "_Worker", number: int, *, alone: bool = False) -> None:
+        self.worker, self.number, self.alone = worker, number, alone
+        self._life = 0
 
     async def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
-        return await self.worker.call(self.number, "reset", task)
+        result: tuple[str, dict[str, Any]] = await self.worker.call(self.number, "reset", task)
+        self._life = self.worker.life
+        return result
 
     async def step(self, action: str) -> StepResult:
-        return await self.worker.call(self.number, "step", action)
+        result: StepResult = await self.worker.call(self.number, "step", action, life=self._life)
+        return result
 
 
 class _Worker:
@@ -222,18 +178,32 @@ class _Worker:
         self.spec, self.timeout_s = spec, timeout_s
         self._process: Any = None
         self._first_bytes = 0
+        self.life = 0
+        """How many processes there have been."""
         self._pipe: Connection | None = None
         self._lock: asyncio.Lock | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def call(self, number: int, method: str, argument: Any) -> Any:
-        """Result of a method of environment `number`; restarts the process first if it is gone."""
+    async def call(self, number: int, method: str, argument: Any, *, life: int | None = None) -> Any:
+        """Result of a method of environment `number`; restarts the process first if it is gone.
+
+        Args:
+            number: which environment.
+            method: `reset`, `step`, or `first look` at what it offers.
+            argument: task or action.
+            life: which of the worker's processes holds the episode; None where that does not matter.
+
+        Raises:
+            InfrastructureError: the method raised; WorkerLost: the process hung or died; NeighbourLost: it had before.
+        """
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self._loop, self._lock = loop, asyncio.Lock()
         assert self._lock is not None
         async with self._lock:
             is_new = self._process is None or not self._process.is_alive()
+            if life is not None and (is_new or life != self.life):
+                raise NeighbourLost(f"the worker process of {self.spec.id} was lost between two steps")
             if is_new:
                 self._start()
             pipe = self._pipe
@@ -245,7 +215,7 @@ class _Worker:
                 ready = await loop.run_in_executor(None, pipe.poll, self.timeout_s)
                 if not ready:
                     self.kill()
-                    raise InfrastructureError(
+                    raise WorkerLost(
                         f"the environment {self.spec.id} did not answer a {method} within {self.timeout_s:g} s "
                         "(rollout.step_timeout_s); its worker process was stopped"
                     )
@@ -254,12 +224,24 @@ class _Worker:
                 self._process.join(_END_S)
                 code = self._process.exitcode
                 self.kill()
-                raise InfrastructureError(
+                raise WorkerLost(
                     f"the worker process of {self.spec.id} died during a {method} (exit code {code})"
                 ) from None
         if kind == "ok":
             return result
-        raise RunError(result) if kind == "fatal" else InfrastructureError(result)
+        raise _KINDS[kind](result)
+
+    async def ask_offer(self) -> Offer:
+        """What an environment offers; failures are said and it is asked again."""
+        for attempt in range(1, _FIRST_LOOKS + 1):
+            try:
+                offer: Offer = await self.call(0, "first look", None)
+                return offer
+            except InfrastructureError as error:
+                if attempt == _FIRST_LOOKS:
+                    raise InfrastructureError(f"{self.spec.id} cannot be played: {error}") from None
+                note(f"a first look at {self.spec.id} failed, trying again: {error}")
+        raise AssertionError("the last attempt returns or raises")
 
     async def _await_start(self, pipe: Connection) -> None:
         if not await asyncio.get_running_loop().run_in_executor(None, pipe.poll, _START_S):
@@ -292,124 +274,25 @@ class _Worker:
 
     def _start(self) -> None:
         self.kill()
+        self.life += 1
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(self.spec, theirs, sys.path), daemon=True)
-        self._process.start()
+        self._process = context.Process(target=work, args=(self.spec, theirs, sys.path), daemon=True)
+        with _light_start():
+            self._process.start()
         theirs.close()
 
 
-def _serve(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
-    """Body of a worker process: answers (number, method, argument) until the pipe closes."""
-    sys.path[:] = path
-    os.environ["OMP_NUM_THREADS"] = "1"
-    made: dict[int, gymnasium.Env[str, str]] = {}
-    pipe.send("ready")
-    while True:
-        try:
-            number, method, argument = pipe.recv()
-        except (EOFError, ConnectionResetError, KeyboardInterrupt):
-            return
-        try:
-            if number not in made:
-                made[number] = spec.make()
-            run: Any = _reset if method == "reset" else _step
-            pipe.send(("ok", run(made[number], argument)))
-        except KeyboardInterrupt:
-            return
-        except Exception as error:
-            made.pop(number, None)
-            pipe.send(("fatal" if getattr(error, "fatal", False) else "error", _explain(error)))
-
-
-def _reset(env: gymnasium.Env[str, str], task: Task) -> tuple[str, dict[str, Any]]:
-    # Environments that cannot enumerate their tasks need not know the word `options`.
-    options: dict[str, Any] = {} if task.index is None else {"options": {"task": task.index}}
-    observation, info = env.reset(seed=task.seed, **options)
-    return _as_text(observation), info
-
-
-def _step(env: gymnasium.Env[str, str], action: str) -> StepResult:
-    observation, reward, terminated, truncated, info = env.step(action)
-    if not math.isfinite(reward):
-        raise ValueError(f"a reward must be a finite number, got {reward}")
-    return _as_text(observation), float(reward), bool(terminated), bool(truncated), info
-
-
-def _as_text(observation: Any) -> str:
-    if not isinstance(observation, str):
-        raise TypeError(f"observations must be text (str), the environment returned {type(observation).__name__}")
-    return observation
-
-
-def _guard(run: Any, env: gymnasium.Env[str, str], argument: Any) -> Any:
+@contextmanager
+def _light_start() -> Iterator[None]:
+    """Keep a new process from importing our command again: all of torch, which no environment needs."""
+    main = sys.modules["__main__"]
+    if not getattr(main.__spec__, "name", "").startswith("agentrl."):
+        yield  # somebody's script, which may hold the environment
+        return
+    before = main.__spec__, main.__file__
+    main.__spec__ = main.__file__ = None
     try:
-        return run(env, argument)
-    except Exception as error:
-        kind = RunError if getattr(error, "fatal", False) else InfrastructureError
-        raise kind(_explain(error)) from error
-
-
-def _explain(error: Exception) -> str:
-    """One line: type, message and the innermost place in the environment's own code."""
-    frames = traceback.extract_tb(error.__traceback__)
-    place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
-    return f"{type(error).__name__}: {error}{place}"
-
-
-def _registered_name(env_id: str) -> str | None:
-    """The id under which Gymnasium knows an environment; `module:Name-v0` imports the module that registers it."""
-    module, colon, name = env_id.rpartition(":")
-    if colon and re.search(r"-v\d+$", name):
-        _import_module(module, "env.id", env_id)
-        env_id = name
-    return env_id if env_id in registry else None
-
-
-def _refuse_numbers(env: gymnasium.Env[str, str], env_id: str) -> None:
-    for name in ("observation_space", "action_space"):
-        space = getattr(env, name, None)
-        if isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete):
-            raise UserError(
-                f"env.id: the {name} of {env_id} is {space}, and a language model needs text. "
-                "Give env.format = module:Wrapper, a gymnasium.Wrapper that turns it into text."
-            )
-
-
-def _find_entry_point(env_id: str) -> Any:
-    name = _registered_name(env_id)
-    if name is not None:
-        spec: GymnasiumSpec = registry[name]
-        entry_point = spec.entry_point
-        return _find_object(entry_point, env_id) if isinstance(entry_point, str) else entry_point
-    if ":" in env_id:
-        return _find_object(env_id, "env.id")
-    near = difflib.get_close_matches(env_id, list(registry), n=1, cutoff=0.4)
-    hint = f"Did you mean {near[0]}? " if near else ""
-    raise UserError(
-        f"env.id: no environment {env_id!r}. {hint}Built in: {', '.join(envs.ENVIRONMENTS)}; your own: module:Class."
-    )
-
-
-def _find_object(path: str, where: str) -> Any:
-    module_name, _, name = path.partition(":")
-    module = _import_module(module_name, where, path)
-    if not hasattr(module, name):
-        near = difflib.get_close_matches(name, dir(module), n=1)
-        raise UserError(f"{where}: {module_name} has no {name!r}." + (f" Did you mean {near[0]}?" if near else ""))
-    return getattr(module, name)
-
-
-def _import_module(name: str, where: str, path: str) -> Any:
-    """A module, also from the folder that the command was given in."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"{where}: cannot import {name!r} for {path!r}: {error}.") from None
-
-
-def _parameters(entry_point: Any) -> set[str]:
-    parameters = inspect.signature(entry_point).parameters.values()
-    return {"**" if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in parameters}
+        yield
+    finally:
+        main.__spec__, main.__file__ = before

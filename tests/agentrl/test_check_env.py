@@ -71,7 +71,9 @@ def run(env: str, tmp_path: Path, *words: str) -> tuple[int, dict[str, tuple[str
 @pytest.fixture
 def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Starting a process takes longer than all other checks together; one test does it."""
-    monkeypatch.setattr(check_env, "check_other_process", lambda prober: check_env.Finding("worker process", "ok", ""))
+    fine = check_env.Finding("worker process", "ok", "")
+    monkeypatch.setattr(check_env, "play_elsewhere", lambda spec, timeout_s: "")
+    monkeypatch.setattr(check_env, "check_other_process", lambda prober, there: fine)
 
 
 def test_a_good_environment_passes_every_check_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +123,29 @@ def test_an_environment_that_never_ends_is_noted(tmp_path: Path, no_process: Non
     code, findings = run(f"{__name__}:Broken", tmp_path, "--env.options.how", "endless", "--max-steps", "3")
     assert code == 0
     assert findings["how episodes end"] == ("note", "40 episodes: still going after 3 steps 100%")
+
+
+class Lost(ColourEnv):
+    """Ends its process, or never answers."""
+
+    def __init__(self, split: str = "train", *, where: str, how: str) -> None:
+        super().__init__(split, faults={where: how})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "how", "message"),
+    [("reset", "exit", "died during a reset (exit code 7)"), ("step", "exit", "died during a step (exit code 7)"),
+     ("step", "hang", "did not answer a step within 2 s")],
+)  # fmt: skip
+def test_an_environment_that_takes_its_process_along_is_told_and_leaves_the_page(
+    tmp_path: Path, where: str, how: str, message: str
+) -> None:
+    options = f'{{ where = "{where}", how = "{how}" }}'
+    words = ["--env.options", options, "--rollout.step_timeout_s", "2"]
+    code, findings = run(f"{__name__}:Lost", tmp_path, *words)
+    assert code == 1
+    assert message in findings["worker process"][1]
 
 
 class Homeless(ColourEnv):

@@ -21,8 +21,9 @@ from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserErr
 from agentrl.interruption import Interrupted, Interruption
 from agentrl.model import build_tiny_model, build_tokenizer, recompute_activations
 from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_calls import serve
+from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.scripted import expert_policy, random_policy
-from agentrl.rollout.workers import EnvSpec, _serve
 from agentrl.run_folder import read_metrics, read_run_config
 from agentrl.schedule import format_bytes, schedule_table
 from agentrl.tracking import LineLog, default_run_folder
@@ -217,7 +218,7 @@ def test_line_log_prints_now_and_then_and_when_told(capsys: pytest.CaptureFixtur
 def test_a_worker_answers_with_results_and_with_what_went_wrong(tmp_path: Path) -> None:
     ours, theirs = Pipe()
     spec = EnvSpec(TOY, "train", {"faults": {"step": "raise"}, "flag": str(tmp_path / "failed")})
-    thread = threading.Thread(target=_serve, args=(spec, theirs, list(sys.path)))
+    thread = threading.Thread(target=serve, args=(spec, theirs, list(sys.path)))
     thread.start()
     assert ours.recv() == "ready"
 

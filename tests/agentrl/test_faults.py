@@ -22,9 +22,15 @@ from transformers import AutoModelForCausalLM
 from agentrl import train
 from agentrl.checkpoint import newest_checkpoint
 from agentrl.cli import main_guard
+from agentrl.config import load_config
 from agentrl.env_probe import resident_bytes
+from agentrl.errors import RunError
 from agentrl.learner.learner import Learner
-from agentrl.rollout.workers import EnvPool, EnvSpec
+from agentrl.model import build_tokenizer
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_spec import EnvSpec
+from agentrl.rollout.play import Rollout
+from agentrl.rollout.workers import EnvPool, _Worker
 from agentrl.run_folder import read_metrics
 from agentrl.types import Task
 from tests.toy import ColourEnv
@@ -257,6 +263,45 @@ def test_a_worker_that_is_killed_between_two_steps_is_replaced(tmp_path: Path) -
     again, _ = asyncio.run(pool.acquire().reset(task))
     pool.close()
     assert again == first
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["exit", "hang"])
+def test_a_task_that_takes_its_process_along_costs_its_own_group_only(fault: str) -> None:
+    spec = EnvSpec(TOY, "train", {"faults": {"step": fault}, "faulty_tasks": [1]})
+    pool = EnvPool(spec, num_workers=1, step_timeout_s=2.0)
+    tokenizer = build_tokenizer(())
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    limits = load_config(None, ["--rollout.max_turns", "2"]).rollout
+    rollout = Rollout(None, chat, pool, limits, seed=0, policy=lambda info, random: ("red", True))
+    groups = rollout.play([Task(TOY, "train", 0, i, i) for i in range(4)], group_size=4)
+    pool.close()
+    assert [group.task.index for group in groups] == [0, 2, 3]
+    assert [len(group.trajectories) for group in groups] == [4, 4, 4]
+    assert [(t.task.index, t.num_retries) for t in rollout.failures] == [(1, 2)] * 4
+
+
+@pytest.mark.slow
+def test_a_batch_whose_every_step_ends_its_process_is_given_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = EnvSpec(TOY, "train", {"faults": {"step": "exit"}})
+    pool = EnvPool(spec, num_workers=2)
+    starts = 0
+    real = _Worker._start
+
+    def start(self: _Worker) -> None:
+        nonlocal starts
+        starts += 1
+        real(self)
+
+    tokenizer = build_tokenizer(())
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    limits = load_config(None, []).rollout
+    rollout = Rollout(None, chat, pool, limits, seed=0, policy=lambda info, random: ("red", True))
+    monkeypatch.setattr(_Worker, "_start", start)
+    with pytest.raises(RunError, match="no group of this batch"):
+        rollout.play([Task(TOY, "train", 0, i, i) for i in range(16)], group_size=8)
+    pool.close()
+    assert starts < 40  # 128 episodes, three times each
 
 
 def test_a_dead_retriever_ends_the_run_with_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,23 +2,26 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 from gymnasium.envs.registration import register, registry
 
 from agentrl import train
 from agentrl.cli import main_guard
 from agentrl.config import load_config
-from agentrl.errors import UserError
+from agentrl.errors import InfrastructureError, UserError
 from agentrl.model import build_tokenizer
 from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_spec import EnvSpec, count_tasks
 from agentrl.rollout.play import Rollout
-from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks
+from agentrl.rollout.workers import EnvPool
 from agentrl.tracking import read_metrics
 from agentrl.types import Task
 from envs.spaces import FreeText
@@ -142,6 +145,135 @@ def test_an_environment_of_numbers_is_refused_before_the_run_with_the_remedy() -
 def test_an_unknown_environment_is_named(env_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         EnvSpec(env_id, "train").make()
+
+
+class OddEnv(NoExpertEnv):
+    """Answers with something else than Gymnasium's contract, as `how` says."""
+
+    def __init__(self, how: str = "", split: str = "train") -> None:
+        super().__init__(split)
+        self.how = how
+
+    def reset(self, **keywords: Any) -> Any:
+        observation, info = super().reset(**keywords)
+        return {"bare": "hi", "bytes": (b"hi", info), "info": (observation, None)}.get(self.how, (observation, info))
+
+    def step(self, action: str) -> Any:
+        observation, reward, terminated, truncated, info = super().step(action)
+        info |= {"score": {"score": "high"}, "metadata": {"metadata": 3}}.get(self.how, {})
+        if self.how == "old":
+            return observation, reward, terminated, info
+        rewards: dict[str, Any] = {"none": None, "text": "1.0", "nan": float("nan"), "numpy": np.float32(1)}
+        return observation, rewards.get(self.how, reward), terminated, truncated, info
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("bare", "reset must return (observation, info), the environment returned 'hi'"),
+        ("bytes", "observations must be text (str), the environment returned bytes"),
+        ("info", "info must be a dict, the environment returned NoneType"),
+        ("old", "step must return (observation, reward, terminated, truncated, info)"),
+        ("none", "a reward must be a finite number, got None"),
+        ("text", "a reward must be a finite number, got '1.0'"),
+        ("nan", "a reward must be a finite number, got nan"),
+        ("score", """info["score"] must be a finite number, got 'high'"""),
+        ("metadata", 'info["metadata"] must be a dict, got 3'),
+    ],
+)
+def test_an_answer_that_breaks_the_contract_is_named_and_no_crash(how: str, message: str) -> None:
+    handle = EnvPool(EnvSpec(f"{__name__}:OddEnv", "train", {"how": how})).acquire()
+
+    async def play() -> None:
+        await handle.reset(Task("", "train", seed=0))
+        await handle.step("red")
+
+    with pytest.raises(InfrastructureError, match=re.escape(message)):
+        asyncio.run(play())
+
+
+def test_numbers_of_numpy_are_rewards() -> None:
+    handle = EnvPool(EnvSpec(f"{__name__}:OddEnv", "train", {"how": "numpy"})).acquire()
+    asyncio.run(handle.reset(Task("", "train", seed=0)))
+    _, reward, *_ = asyncio.run(handle.step("red"))
+    assert type(reward) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "env_id", "message"),
+    [
+        ("def f(:", "mine:A", "cannot import 'mine' for 'mine:A': SyntaxError"),
+        ("1 / 0", "mine:A", "ZeroDivisionError: division by zero (mine.py:1)"),
+        ("import no_such_thing", "mine:A", "No module named 'no_such_thing'"),
+        ("", "mine.py:A", "A module is named without its ending: mine:A"),
+        ("A = 3", "mine:A", "mine:A is a int; an environment's class is needed"),
+        ("class A: pass", "mine:A", "mine:A makes a A, which is no gymnasium.Env"),
+        (
+            "import gymnasium\nclass A(gymnasium.Env):\n  def __init__(self, path): pass",
+            "mine:A",
+            "mine:A needs env.options.path: its constructor has no default for it",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, env_id: str, message: str
+) -> None:
+    (tmp_path / "mine.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    with pytest.raises(UserError) as caught:
+        EnvSpec(env_id, "train").make()
+    monkeypatch.delitem(sys.modules, "mine", raising=False)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+LIGHT = """
+import os, sys
+import gymnasium
+
+class Light(gymnasium.Env):
+    def reset(self, *, seed=None, options=None):
+        return f"torch is loaded: {'torch' in sys.modules}", {}
+    def step(self, action):
+        return "", 1.0, True, False, {}
+
+class Exits(Light):
+    def reset(self, *, seed=None, options=None):
+        os._exit(7)
+
+class Needs(Light):
+    def __init__(self, path):
+        self.path = path
+"""
+
+
+def test_a_worker_process_loads_the_environment_alone_and_tells_what_is_wrong_with_it(tmp_path: Path) -> None:
+    """The command runs in a process whose main module has torch loaded, as `python -m agentrl.train` has."""
+    (tmp_path / "light.py").write_text(LIGHT)
+    script = """
+import sys
+from agentrl.cli import main_guard
+from agentrl.rollout.env_spec import EnvSpec
+from agentrl.rollout.workers import EnvPool
+from agentrl.types import Task
+import asyncio, importlib.util
+main = sys.modules["__main__"]
+main.__spec__ = importlib.util.find_spec("agentrl.train")
+main.__file__ = main.__spec__.origin
+pool = EnvPool(EnvSpec("light:Light", "train"), num_workers=1)
+print(asyncio.run(pool.acquire().reset(Task("", "train", 0)))[0])
+pool.close()
+for name in ("Exits", "Needs"):
+    print(main_guard(lambda: EnvPool(EnvSpec(f"light:{name}", "train"), num_workers=1).offer() and 0))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["torch is loaded: False", "3", "2"], done.stderr
+    assert "light:Exits cannot be played: the worker process of light:Exits died" in done.stderr
+    assert "light:Needs needs env.options.path" in done.stderr
 
 
 class ToolEnv(gymnasium.Env[str, str]):

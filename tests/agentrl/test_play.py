@@ -7,10 +7,11 @@ import pytest
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import RunError
+from agentrl.rollout.env_spec import EnvSpec, count_tasks
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.scripted import expert_policy, noisy_expert
 from agentrl.rollout.tasks import TaskSampler
-from agentrl.rollout.workers import EnvPool, EnvSpec, count_tasks
+from agentrl.rollout.workers import EnvPool
 from agentrl.types import Status, Task, Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_rollout
 from tests.toy import COLOURS

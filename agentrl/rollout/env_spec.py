@@ -1,0 +1,181 @@
+"""Finds and makes environments: Gymnasium ids, classes of one's own, wrappers.
+
+The only file of `agentrl` that imports `envs`.
+"""
+
+import difflib
+import importlib
+import inspect
+import os
+import re
+import sys
+import traceback
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
+from gymnasium.envs.registration import registry
+from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
+
+import envs
+from agentrl.errors import UserError
+from envs.wrappers import FORMATS
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """All it takes to make an environment, in any process."""
+
+    id: str
+    """Gymnasium id, or `module:Class`."""
+    split: str
+    """Passed on where the constructor has a parameter `split`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the constructor."""
+    format: str = "plain"
+    """Name in `envs.wrappers.FORMATS`, or `module:Wrapper`."""
+    expert: bool = False
+    """Ask for `info["expert_action"]` where the constructor has a parameter `expert`."""
+
+    def make(self) -> gymnasium.Env[str, str]:
+        """A new environment.
+
+        Raises:
+            UserError: unknown id, module or option, or no environment at all.
+        """
+        entry_point = _find_entry_point(self.id)
+        accepted = _parameters(entry_point)
+        options = dict(self.options)
+        if "split" in accepted:
+            options.setdefault("split", self.split)
+        if self.expert and "expert" in accepted:
+            options.setdefault("expert", "default")
+        unknown = [name for name in options if name not in accepted and "**" not in accepted]
+        if unknown:
+            known = sorted(accepted - {"**"})
+            near = difflib.get_close_matches(unknown[0], known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else f" It takes: {', '.join(known) or 'none'}."
+            raise UserError(f"env.options.{unknown[0]} is not an option of {self.id}.{hint}")
+        missing = sorted(_required(entry_point) - options.keys())
+        if missing:
+            raise UserError(f"{self.id} needs env.options.{missing[0]}: its constructor has no default for it.")
+        name = _registered_name(self.id)
+        made = entry_point(**options) if name is None else gymnasium.make(name, disable_env_checker=True, **options)
+        if not isinstance(made, gymnasium.Env):
+            raise UserError(f"env.id: {self.id} makes a {type(made).__name__}, which is no gymnasium.Env.")
+        if self.format not in FORMATS:
+            return _find_object(self.format, "env.format")(made)
+        _refuse_numbers(made, self.id)
+        wrapper = FORMATS[self.format]
+        return wrapper(made) if wrapper is not None else made
+
+    def offers_expert(self) -> bool:
+        """Whether there is somebody to imitate: the constructor takes `expert`, or `info` names an `expert_action`."""
+        if "expert" in _parameters(_find_entry_point(self.id)):
+            return True
+        env = self.make()
+        try:
+            return "expert_action" in env.reset(seed=0)[1]
+        finally:
+            env.close()
+
+
+def count_tasks(spec: EnvSpec) -> int | None:
+    """Number of enumerable tasks of a spec's split; None where the environment has no `num_tasks`."""
+    env = spec.make()
+    num_tasks = getattr(env.unwrapped, "num_tasks", None)
+    env.close()
+    return None if num_tasks is None else int(num_tasks)
+
+
+def conventions(env_id: str) -> dict[str, Any]:
+    """How a benchmark is usually evaluated, from the `metadata` of its class; all keys may be missing.
+
+    `eval_split`; `eval_samples`, episodes per task; `scorer`, the distribution that judges answers.
+    """
+    return dict(getattr(_find_entry_point(env_id), "metadata", {}))
+
+
+def default_workers(env_id: str) -> int:
+    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
+    return 0 if env_id in envs.ENVIRONMENTS else 2
+
+
+def _registered_name(env_id: str) -> str | None:
+    """The id under which Gymnasium knows an environment; `module:Name-v0` imports the module that registers it."""
+    module, colon, name = env_id.rpartition(":")
+    if colon and re.search(r"-v\d+$", name):
+        _import_module(module, "env.id", env_id)
+        env_id = name
+    return env_id if env_id in registry else None
+
+
+def _refuse_numbers(env: gymnasium.Env[str, str], env_id: str) -> None:
+    for name in ("observation_space", "action_space"):
+        space = getattr(env, name, None)
+        if isinstance(space, Box | Discrete | MultiBinary | MultiDiscrete):
+            raise UserError(
+                f"env.id: the {name} of {env_id} is {space}, and a language model needs text. "
+                "Give env.format = module:Wrapper, a gymnasium.Wrapper that turns it into text."
+            )
+
+
+def _find_entry_point(env_id: str) -> Any:
+    name = _registered_name(env_id)
+    if name is not None:
+        spec: GymnasiumSpec = registry[name]
+        entry_point = spec.entry_point
+        return _find_object(entry_point, env_id) if isinstance(entry_point, str) else entry_point
+    if ":" in env_id:
+        found = _find_object(env_id, "env.id")
+        if not callable(found):
+            raise UserError(f"env.id: {env_id} is a {type(found).__name__}; an environment's class is needed.")
+        return found
+    near = difflib.get_close_matches(env_id, list(registry), n=1, cutoff=0.4)
+    hint = f"Did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"env.id: no environment {env_id!r}. {hint}Built in: {', '.join(envs.ENVIRONMENTS)}; your own: module:Class."
+    )
+
+
+def _find_object(path: str, where: str) -> Any:
+    module_name, _, name = path.partition(":")
+    module = _import_module(module_name, where, path)
+    if not hasattr(module, name):
+        near = difflib.get_close_matches(name, dir(module), n=1)
+        raise UserError(f"{where}: {module_name} has no {name!r}." + (f" Did you mean {near[0]}?" if near else ""))
+    return getattr(module, name)
+
+
+def _import_module(name: str, where: str, path: str) -> Any:
+    """A module, also from the folder that the command was given in."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        hint = f" A module is named without its ending: {path.replace('.py:', ':')}." if name.endswith(".py") else ""
+        raise UserError(f"{where}: cannot import {name!r} for {path!r}: {error}.{hint}") from None
+    except Exception as error:
+        raise UserError(f"{where}: cannot import {name!r} for {path!r}: {explain(error)}.") from error
+
+
+def explain(error: Exception) -> str:
+    """One line: type, message and the innermost place in somebody's own code."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    is_syntax = isinstance(error, SyntaxError)  # whose message names the place
+    is_told = is_syntax or not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__)
+    place = "" if is_told else f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+
+
+def _parameters(entry_point: Any) -> set[str]:
+    parameters = inspect.signature(entry_point).parameters.values()
+    return {"**" if parameter.kind is parameter.VAR_KEYWORD else parameter.name for parameter in parameters}
+
+
+def _required(entry_point: Any) -> set[str]:
+    """Parameters without a default."""
+    parameters = inspect.signature(entry_point).parameters.values()
+    return {p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
