@@ -4,11 +4,12 @@ import re
 from functools import lru_cache
 
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]")
-_LATIN_1_UPPER_HALF = dict.fromkeys(range(0x80, 0x100))  # thefuzz deletes these characters, and only these
+# thefuzz deletes the upper half of Latin 1, and only it; rapidfuzz lower-cases characters one by one
+_TRANSLATION: dict[int, str | None] = dict.fromkeys(range(0x80, 0x100)) | {ord("İ"): "i", ord("Σ"): "σ"}
 
 
 def _tokens(text: str) -> frozenset[str]:
-    cleaned = _NOT_ALPHANUMERIC.sub(" ", text.translate(_LATIN_1_UPPER_HALF))
+    cleaned = _NOT_ALPHANUMERIC.sub(" ", text.translate(_TRANSLATION))
     return frozenset(cleaned.lower().split())
 
 

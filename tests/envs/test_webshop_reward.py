@@ -24,6 +24,7 @@ LAMP, STAND, MUG = three_products()
         ("", "black", 0),
         ("!!!", "!!!", 0),
         ("café", "caf", 100),  # é is deleted, as thefuzz does
+        ("İx ΑΣ", "ix ασ", 100),  # lower-cased one by one
         # no common word: 2 of 3 + 4 letters differ in "red", "rede" -> 100 - 100 / 7
         ("red", "rede", 86),
         ("a b", "a c", 67),
