@@ -78,6 +78,8 @@ def _run(function: Any, values: Any, options: dict[str, Any], waits: Counter[str
     tree_map_only(torch.Tensor, tensors.append, (values, options))
     ours = {id(t.held): t for t in tensors if isinstance(t, OnDevice)}
     strangers = [t for t in tensors if not isinstance(t, OnDevice) and t.dim() > 0]
+    # A number on the CPU may be read by the device, but not written to.
+    strangers += [t for t in values[:1] if isinstance(t, torch.Tensor) and name.endswith("_") and t.device != DEVICE]
     if ours and strangers and name not in _MIX:
         raise RuntimeError(f"{name}: tensors on the device and on the {strangers[0].device} are mixed")
     wanted = options.get("device")
