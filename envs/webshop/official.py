@@ -70,7 +70,7 @@ def check_sum(path: Path) -> None:
     if found not in KNOWN_SUMS[path.name]:
         raise DataError(
             f"{path} is not the official file of that name: its sha256 is {found}, expected "
-            f"{KNOWN_SUMS[path.name][0]}. Download it again, or pass verify=False to use it as it is. {_HELP}"
+            f"{KNOWN_SUMS[path.name][0]}. Download it again, or use it as it is: verify=False, --no-verify. {_HELP}"
         )
 
 
