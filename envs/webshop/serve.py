@@ -78,14 +78,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: ShopServer
     protocol_version = "HTTP/1.1"
+    timeout = 60  # seconds for a request to arrive, and between two
 
     def do_GET(self) -> None:
         with self.server.lock:
             self._get()
 
     def do_POST(self) -> None:
-        with self.server.lock:
-            self._post()
+        form = self._read_form()  # before the lock: a client that sends slowly keeps nobody waiting
+        if form is not None:
+            with self.server.lock:
+                self._post(form)
 
     def _get(self) -> None:
         if not self._is_local():
@@ -103,13 +106,20 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._fail(HTTPStatus.NOT_FOUND, "There is no such page.")
 
-    def _post(self) -> None:
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > _MOST_BYTES:
-            self.close_connection = True
-            self._fail(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is too long.")
-            return
-        form = parse_qs(self.rfile.read(length).decode("utf-8", "replace"), keep_blank_values=True)
+    def _read_form(self) -> dict[str, list[str]] | None:
+        """The fields of the form that was sent; None, answered, where it cannot be read."""
+        length = self.headers.get("Content-Length", "")
+        if not (length.isascii() and length.isdecimal()):
+            status, reason = HTTPStatus.LENGTH_REQUIRED, "The length of the form must be given."
+        elif len(length) > 9 or int(length) > _MOST_BYTES:
+            status, reason = HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "That is too long."
+        else:
+            return parse_qs(self.rfile.read(int(length)).decode("utf-8", "replace"), keep_blank_values=True)
+        self.close_connection = True
+        self._fail(status, reason)
+        return None
+
+    def _post(self, form: dict[str, list[str]]) -> None:
         if not self._is_local():
             return
         if self.path == "/start":
@@ -121,7 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _start(self, task: str) -> None:
         last = self.server.num_tasks - 1
-        number = secrets.randbelow(last + 1) if not task else int(task) if task.isdecimal() else -1
+        number = secrets.randbelow(last + 1) if not task else int(task) if task.isdecimal() and len(task) < 10 else -1
         if 0 <= number <= last:
             self._redirect(f"/visit/{self.server.start_visit(number)}")
         else:

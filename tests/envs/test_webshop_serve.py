@@ -60,15 +60,29 @@ def test_visit_when_played_over_http_then_state_and_score_are_the_agents():
         ("POST", "/visit/unknown", {"action": "click[buy now]"}, {}, 404),
         ("POST", "/start", {"task": "500"}, {}, 400),
         ("POST", "/start", {"task": "one"}, {}, 400),
+        ("POST", "/start", {"task": "1" * 5_000}, {}, 400),
         ("POST", "/start", {"task": ""}, {}, 303),
         ("GET", "/", None, {"Host": "shop.example"}, 403),
         ("POST", "/start", {"task": "1"}, {"Origin": "http://shop.example"}, 403),
         ("POST", "/start", {"task": "1" * 70_000}, {}, 413),
+        ("POST", "/start", {}, {"Content-Length": "9" * 5_000}, 413),
+        ("POST", "/start", {}, {"Content-Length": "-5"}, 411),
+        ("POST", "/start", {}, {"Content-Length": "five"}, 411),
     ],
 )
 def test_server_when_asked_then_answers_with_the_right_status(method, path, form, headers, status):
     with serving() as server:
         assert ask(server, method, path, form, **headers)[0].status == status
+
+
+def test_server_when_a_form_never_arrives_then_others_are_served():
+    with serving() as server:
+        slow = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+        slow.putrequest("POST", "/start")
+        slow.putheader("Content-Length", "10")
+        slow.endheaders()
+        assert ask(server, "GET", "/")[0].status == 200
+        slow.close()
 
 
 def test_server_when_text_looks_like_html_then_it_is_escaped():
