@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from retriever import exact
 from retriever.exact import ExactIndex
 from retriever.vectors import BLOCK_ROWS, Vectors
 
@@ -56,18 +57,23 @@ def test_search_with_equal_vectors_returns_the_lower_rows_first(scan_dtype):
     assert rows.tolist() == [[0, 1, 2]]
 
 
+@pytest.mark.parametrize("in_torch", [False, True])
 @pytest.mark.parametrize("scan_dtype", SCAN_DTYPES)
-def test_search_over_several_blocks_and_shards_finds_planted_rows(scan_dtype):
+def test_search_over_several_blocks_and_shards_finds_planted_rows(scan_dtype, in_torch, monkeypatch):
+    monkeypatch.setattr(exact, "_torch_is_faster", lambda vectors: in_torch)
     rng = np.random.default_rng(1)
     vectors = 0.1 * unit(rng, 2 * BLOCK_ROWS + 5, 4)
     planted = [0, BLOCK_ROWS - 1, BLOCK_ROWS, 2 * BLOCK_ROWS + 4]
     for strength, row in enumerate(planted, start=2):
         vectors[row] = [strength, 0, 0, 0]
     shards = [vectors[:BLOCK_ROWS], vectors[BLOCK_ROWS : 2 * BLOCK_ROWS], vectors[2 * BLOCK_ROWS :]]
+    for shard in shards:
+        shard.flags.writeable = False  # as a memory-mapped file
     index = ExactIndex(Vectors(shards, shard_rows=BLOCK_ROWS), scan_dtype=scan_dtype)
-    scores, rows = index.search(np.float32([[1, 0, 0, 0]]), 4)
-    assert rows.tolist() == [planted[::-1]]
-    assert scores.tolist() == [[5, 4, 3, 2]]
+    for num_queries in (1, 3):
+        scores, rows = index.search(np.float32([[1, 0, 0, 0]] * num_queries), 4)
+        assert rows.tolist() == [planted[::-1]] * num_queries
+        assert scores.tolist() == [[5, 4, 3, 2]] * num_queries
 
 
 def test_vectors_with_shards_of_no_whole_blocks_are_refused():
