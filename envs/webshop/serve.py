@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs
 
+from envs.errors import DataError
 from envs.webshop import html_pages
 from envs.webshop.env import WebShopEnv
 
@@ -42,6 +43,8 @@ class ShopServer(ThreadingHTTPServer):
     Args:
         make_env: a new environment for each visit.
         port: 0 picks a free one, see `url`.
+
+    Raises DataError where the port cannot be used.
     """
 
     daemon_threads = True
@@ -51,7 +54,10 @@ class ShopServer(ThreadingHTTPServer):
         self._visits: OrderedDict[str, Visit] = OrderedDict()
         self.lock = Lock()  # one request at a time: a visit is not made for two
         self.num_tasks = make_env().num_tasks  # also loads the shop before the first visitor waits
-        super().__init__(("127.0.0.1", port), _Handler)
+        try:
+            super().__init__(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise DataError(f"port {port} cannot be used: {error.strerror}. Give another one, or 0 for any.") from error
 
     @property
     def url(self) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
+from envs.errors import DataError
 from envs.webshop.env import WebShopEnv
 from envs.webshop.serve import ShopServer
 from tests.browser import open_browser
@@ -83,6 +84,11 @@ def test_server_when_a_form_never_arrives_then_others_are_served():
         slow.endheaders()
         assert ask(server, "GET", "/")[0].status == 200
         slow.close()
+
+
+def test_server_when_the_port_is_taken_then_says_what_to_do():
+    with serving() as server, pytest.raises(DataError, match=f"port {server.server_port} cannot .* or 0 for any"):
+        ShopServer(make_env, port=server.server_port)
 
 
 def test_server_when_text_looks_like_html_then_it_is_escaped():
