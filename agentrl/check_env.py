@@ -28,6 +28,7 @@ from agentrl.env_probe import Episode, Prober, check_result, check_types, patien
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model import build_tokenizer
 from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_calls import as_text
 from agentrl.rollout.env_spec import EnvSpec, explain
 from agentrl.rollout.workers import EnvPool, Handle, WorkerLost
 from agentrl.tracking import console, progress
@@ -106,6 +107,7 @@ def check_other_process(prober: Prober, there: str | RunError) -> Finding:
     if isinstance(there, RunError):
         return Finding("worker process", "FAIL", f"cannot be played in a process of its own: {there}")
     here, _ = reset_env(prober.env, 3, None)
+    here = as_text(here)
     if here != there:
         return Finding("worker process", "FAIL", f"seed 3 begins differently there: {_difference(here, there)}")
     return Finding("worker process", "ok", "made and reset in a process of its own, same first observation")
@@ -170,7 +172,11 @@ def check_growth(
             break
     gc.collect()
     sizes.append((number, resident_bytes()))
-    return [_judge_memory(sizes, per_env), _judge_ends(ends, prober.max_steps), _describe_times(prober)], episodes
+    ends_of_all = _judge_ends(ends, prober.max_steps)
+    if number + 1 < num_episodes:
+        short = f"; {num_episodes:,} were asked for, but {budget_s:g} s were over (--seconds)"
+        ends_of_all = replace(ends_of_all, verdict="note", detail=ends_of_all.detail + short)
+    return [_judge_memory(sizes, per_env), ends_of_all, _describe_times(prober)], episodes
 
 
 def check_tasks(prober: Prober, eval_spec: EnvSpec) -> Finding:

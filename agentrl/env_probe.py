@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.errors import InfrastructureError
+from agentrl.rollout.env_calls import as_text
 from agentrl.rollout.env_spec import EnvSpec
 
 
@@ -59,7 +60,7 @@ class Prober:
         observation, info = self._timed(self.reset_s, "reset", lambda: reset_env(env, seed, options))
         for _ in range(self.max_steps):
             check_types(observation, info)
-            episode.observations.append(observation)
+            episode.observations.append(as_text(observation))
             episode.infos.append(info)
             action = _choose(info, random)
             episode.actions.append(action)
@@ -70,7 +71,7 @@ class Prober:
                 episode.ended = "terminated" if result[2] else "truncated"
                 break
         check_types(observation, info)
-        episode.observations.append(observation)
+        episode.observations.append(as_text(observation))
         episode.infos.append(info)
         return episode
 

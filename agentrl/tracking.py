@@ -117,10 +117,10 @@ class Run:
         path = self.folder / "trajectories" / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
         draft = path.with_suffix(".writing")
-        with draft.open("w", encoding="utf-8") as file:
+        with draft.open("w", encoding="utf-8", errors="replace") as file:
             for trajectory in trajectories:
                 record = describe_trajectory(trajectory, decode=self.tokenizer.decode)
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                file.write(json.dumps(record, ensure_ascii=False, default=_as_json) + "\n")
         draft.replace(path)
 
     def close(self) -> None:
@@ -312,6 +312,11 @@ def default_run_folder(name: str) -> Path:
     """`runs/NAME-YYYYMMDD-HHMMSS`, with the process number where that is taken."""
     folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
     return folder if not folder.exists() else folder.with_name(f"{folder.name}-{os.getpid()}")
+
+
+def _as_json(value: Any) -> Any:
+    """What an environment put into `info` and JSON has no form for: numbers of numpy as numbers, the rest as text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 def _write_json(path: Path, value: Any) -> None:

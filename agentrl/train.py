@@ -24,6 +24,7 @@ from agentrl.config import (
     describe_fields,
     diff_configs,
     load_config,
+    note,
 )
 from agentrl.errors import UserError
 from agentrl.evaluate import (
@@ -330,6 +331,8 @@ def summarize(parts: Parts, seconds: float) -> None:
     table.add_row("gate", f"{parts.config.gate.kind}: closed in {closed} of {len(steps)} batches")
     table.add_row("time", f"{seconds:.0f} s in this process")
     console.print(table)
+    if steps and not any(record["batch/mixed_groups"] for record in steps):
+        note("nothing was learned: the rewards of each group were equal in every batch, so no answer was better")
     say(f" run folder        {parts.run.folder}")
 
 

@@ -93,7 +93,7 @@ def reset(env: gymnasium.Env[str, str], task: Task) -> tuple[str, dict[str, Any]
     if not isinstance(result, tuple) or len(result) != 2:
         raise TypeError(f"reset must return (observation, info), the environment returned {result!r:.80}")
     observation, info = result
-    return _as_text(observation), _as_info(info)
+    return as_text(observation), _as_info(info)
 
 
 def step(env: gymnasium.Env[str, str], action: str) -> StepResult:
@@ -107,13 +107,14 @@ def step(env: gymnasium.Env[str, str], action: str) -> StepResult:
     observation, reward, terminated, truncated, info = result
     if not isinstance(reward, int | float | np.number | np.bool_) or not math.isfinite(reward):
         raise ValueError(f"a reward must be a finite number, got {reward!r:.80}")
-    return _as_text(observation), float(reward), bool(terminated), bool(truncated), _as_info(info)
+    return as_text(observation), float(reward), bool(terminated), bool(truncated), _as_info(info)
 
 
-def _as_text(observation: Any) -> str:
+def as_text(observation: Any) -> str:
+    """An observation as it reaches the model."""
     if not isinstance(observation, str):
         raise TypeError(f"observations must be text (str), the environment returned {type(observation).__name__}")
-    return observation
+    return _without_surrogates(observation)
 
 
 def _as_info(info: Any) -> dict[str, Any]:
@@ -125,7 +126,12 @@ def _as_info(info: Any) -> dict[str, Any]:
         raise TypeError(f'info["score"] must be a finite number, got {score!r:.80}')
     if not isinstance(metadata, dict):
         raise TypeError(f'info["metadata"] must be a dict, got {metadata!r:.80}')
-    return info
+    return {key: _without_surrogates(value) if isinstance(value, str) else value for key, value in info.items()}
+
+
+def _without_surrogates(text: str) -> str:
+    """Lone surrogates, as undecodable files leave them, are no characters: no tokens, not to be printed or stored."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def guard(run: Any, *arguments: Any) -> Any:

@@ -86,6 +86,8 @@ def count_tasks(spec: EnvSpec) -> int | None:
     env = spec.make()
     num_tasks = getattr(env.unwrapped, "num_tasks", None)
     env.close()
+    if num_tasks is not None and int(num_tasks) < 1:
+        raise UserError(f"{spec.id} has no tasks in the split {spec.split!r}: its num_tasks is {num_tasks}.")
     return None if num_tasks is None else int(num_tasks)
 
 

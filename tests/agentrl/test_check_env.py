@@ -125,6 +125,16 @@ def test_an_environment_that_never_ends_is_noted(tmp_path: Path, no_process: Non
     assert findings["how episodes end"] == ("note", "40 episodes: still going after 3 steps 100%")
 
 
+def test_a_check_that_ran_out_of_time_says_how_much_it_saw(
+    tmp_path: Path, no_process: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, findings = run("tests.toy:ColourEnv", tmp_path, "--env.eval_split", "test", "--seconds", "0")
+    assert code == 0
+    assert findings["how episodes end"] == (
+        "note", "1 episodes: terminated 100%; 40 were asked for, but 0 s were over (--seconds)",
+    )  # fmt: skip
+
+
 class Lost(ColourEnv):
     """Ends its process, or never answers."""
 

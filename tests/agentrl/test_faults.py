@@ -1,6 +1,7 @@
 """Faults, each injected on the real path of a run: what the run does, what it leaves, how it goes on."""
 
 import asyncio
+import json
 import math
 import os
 import shutil
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -166,6 +168,35 @@ class NaNRewardEnv(ColourEnv):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         observation, _, terminated, truncated, info = super().step(action)
         return observation, math.nan, terminated, truncated, info
+
+
+class StrangeEnv(ColourEnv):
+    """Always right, in words that have no characters and with objects in `info` that JSON does not know."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        info = {"metadata": {"level": np.int64(3), "set": {1}}, "answer": 12, "category": "\ud800", "success": True}
+        return "\ud800 I heard that.", 1.0, True, False, {**self._info(), **info}
+
+
+def test_what_an_environment_puts_into_text_and_info_is_stored_and_equal_rewards_are_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "run", f"{__name__}:StrangeEnv", train__steps=1) == 0
+    assert "nothing was learned: the rewards of each group were equal" in capsys.readouterr().err
+    stored = json.loads((tmp_path / "run" / "trajectories" / "step-000001.jsonl").read_text().splitlines()[0])
+    assert stored["metadata"] == {"level": 3, "set": "{1}"}
+    assert stored["turns"][0]["observation"] == "? I heard that."
+
+
+class EmptyEnv(ColourEnv):
+    """Has no task."""
+
+    num_tasks = 0
+
+
+def test_a_split_without_tasks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path / "run", f"{__name__}:EmptyEnv") == 2
+    assert "EmptyEnv has no tasks in the split 'train': its num_tasks is 0" in capsys.readouterr().err
 
 
 def test_a_reward_that_is_no_number_is_a_failure_of_the_environment(
