@@ -69,6 +69,7 @@ EXPLAINED: dict[str, list[tuple[str, str, str]]] = {
         ("if pieces", "if True", "split gives one piece of nothing"),
         ("weight.is_leaf", "False", "backward of a leaf adds to its .grad too"),
         ("softmax(logits, -1", "softmax(logits, +1", "of two dimensions the last is number 1"),
+        ("new_zeros(0)])[active]", "new_zeros(1)])[active]", "no token looks at the last one"),
         ("split(64)", "split(65)", "each row has its own entropy"),
         ("if kept is None else kept", "if True else kept", "a buffer that nothing is written to"),
         ("len(rows) == len(hidden)", "False", "the same rows, copied"),

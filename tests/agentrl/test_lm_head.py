@@ -155,7 +155,9 @@ def test_entropy_of_all_tokens_comes_out_of_backward(chunk: int, dtype: torch.dt
     torch.testing.assert_close(sink.buffer, 2 * gradient)
     sink.clear()
     assert float(sink.entropy) == 0.0
-    assert HeadGradient().entropy is None  # unless asked for
+    unasked = HeadGradient()
+    unasked.clear()
+    assert unasked.entropy is None
 
 
 def test_logits_of_one_chunk_are_not_computed_again_and_a_second_backward_still_works() -> None:
@@ -194,6 +196,15 @@ def test_backward_multiplies_only_for_what_it_lacks(chunk: int, frozen: bool, pr
         with Products() as counted:
             loss.backward(retain_graph=True)
         assert counted.count == expected
+
+
+def test_tokens_without_a_gradient_cost_nothing_unless_their_entropy_is_wanted() -> None:
+    hidden, weight, targets, _ = random_case(6, 4, 5)
+    for sink, products in ((HeadGradient(), 3), (HeadGradient(with_entropy=True), 6)):
+        loss = token_logprobs(hidden, weight, targets, chunk=3, sink=sink)[0][::2].sum()
+        with Products() as counted:
+            loss.backward()
+        assert counted.count == products  # logits and both gradients of one chunk or of two
 
 
 @pytest.mark.parametrize(
