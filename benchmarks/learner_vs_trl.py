@@ -146,7 +146,7 @@ def observe(learner: Any, batch: Any) -> tuple[Counter[Shape], float, dict[str, 
             return function(*values, **(kwargs or {}))
 
     kinds = {
-        "matrix products": ("mm", "bmm"), "attention": ("scaled_dot", "flash"), "head softmax": ("softmax",),
+        "matrix products": ("mm", "bmm"), "attention": ("scaled_dot", "flash"), "head softmax": ("softmax", "aten::exp_"),
         "copies and allocation": ("copy_", "empty", "zero", "cat", "clone", "fill_", "index", "embedding"),
         "optimizer and norms": ("adam", "foreach", "norm", "dot"),
     }  # fmt: skip
