@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -146,7 +147,7 @@ def observe(learner: Any, batch: Any) -> tuple[Counter[Shape], float, dict[str, 
             return function(*values, **(kwargs or {}))
 
     kinds = {
-        "matrix products": ("mm", "bmm"), "attention": ("scaled_dot", "flash"), "head softmax": ("softmax", "aten::exp_"),
+        "matrix products": ("mm", "bmm"), "attention": ("scaled_dot", "flash"), "head softmax": ("softmax", "exp_"),
         "copies and allocation": ("copy_", "empty", "zero", "cat", "clone", "fill_", "index", "embedding"),
         "optimizer and norms": ("adam", "foreach", "norm", "dot"),
     }  # fmt: skip
@@ -343,6 +344,8 @@ def main() -> int:
         return 0
     if not options.only and not options.trl_python:
         parser.error('give --trl-python (an environment with "trl==1.16.*" and datasets), or --only agentrl')
+    if options.trl_python and not shutil.which(options.trl_python):
+        parser.error(f"--trl-python: no interpreter at {options.trl_python}")
     reached = True
     for case in options.cases:
         with tempfile.TemporaryDirectory() as name:
