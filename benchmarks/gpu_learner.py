@@ -14,8 +14,9 @@ Measures, and prints as one JSON object:
 
 Operations are counted as 2 P' + 2 n H d L a token and forward pass (P' the matrices of the blocks, causal attention in
 a row of L), three such passes for forward and backward (`share`), four with the recomputation
-(`share_with_recomputation`); the head's 2 V D count for trained tokens only. An update is what `agentrl.learner.Learner`
-does with one micro-batch after another (`tests/agentrl/test_gpu_learner.py` holds the two together).
+(`share_with_recomputation`); the head's 2 V D count for trained tokens only. An update is what
+`agentrl.learner.Learner` does with one micro-batch after another; `tests/agentrl/test_gpu_learner.py` holds the two
+together.
 """
 
 import argparse
@@ -231,7 +232,8 @@ def measure_agreement(module: Any, rows: Rows, budget: int) -> dict[str, Any]:
         update.clear()
     names = ("energy", "norm")
     exact, near = (dict(zip(names, pair, strict=True)) for pair in found)
-    return {"float32": exact, "bfloat16": near, "difference": {name: abs(near[name] / exact[name] - 1) for name in names}}
+    difference = {name: abs(near[name] / exact[name] - 1) for name in names}
+    return {"float32": exact, "bfloat16": near, "difference": difference}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """The paper's runs: every config is complete, has the settings of appendix G.1, and prints its schedule offline."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from agentrl.cli import main_guard
 from agentrl.config import Config, load_config
 from agentrl.rollout.workers import EnvSpec
 
-FOLDER = Path(__file__).resolve().parents[2] / "configs" / "paper"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "configs" / "paper"
+README = ROOT / "agentrl" / "rollout" / "README.md"
 CONFIGS = sorted(FOLDER.glob("*.toml"))
 MODELS = {"qwen3_4b": "Qwen/Qwen3-4B-Instruct-2507", "qwen2.5_7b": "Qwen/Qwen2.5-7B-Instruct"}
 # Appendix G.1: prompts a batch, group, prompt + response tokens, steps, KL.
@@ -41,6 +44,7 @@ def test_a_config_has_the_papers_settings(path: Path) -> None:
     assert (config.learner.max_reuse, config.gate.kind, config.gate.tau) == (4, "dgg", 0.1)
     assert config.learner.microbatch_tokens >= tokens
     assert config.loss.tis_cap == 2.0
+    assert (config.model.dtype, config.model.compute_dtype) == ("float32", "bfloat16")
     EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).offers_expert()
 
 
@@ -65,7 +69,26 @@ def test_its_schedule_fits_the_papers_gpus(
     out = capsys.readouterr().out
     for fact in ("rows per batch", "optimizer steps per batch", "1 .. 4", "activations", "key/value cache", "updates"):
         assert fact in out
-    for phase in ("memory of an update", "memory of a rollout"):
-        line = next(line for line in out.splitlines() if phase in line)
-        gib = float(line.split("│")[2].removesuffix("GiB ").strip().split()[0])
-        assert 5 < gib < 75, line
+    assert all(5 < gib < 75 for gib in phases(out)), out
+
+
+def phases(out: str) -> list[float]:
+    """GiB of update and rollout that a schedule prints."""
+    lines = [line for line in out.splitlines() for phase in ("an update", "a rollout") if f"memory of {phase}" in line]
+    assert len(lines) == 2
+    return [float(line.split("│")[2].strip().removesuffix(" GiB")) for line in lines]
+
+
+def test_the_readmes_commands_fit_their_gpus(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = README.read_text().replace("\\\n", " ")
+    commands = [line for line in text.splitlines() if "-m agentrl.train configs/paper/" in line]
+    worlds = [re.search(r"num_processes (\d+)|WORLD_SIZE=(\d+)", command) for command in commands]
+    sizes = [next(filter(None, world.groups())) if world else "1" for world in worlds]
+    assert sizes == ["1", "8", "16", "16"], "one GPU, one node, two nodes, the schedule of two nodes"
+    for command, size in zip(commands, sizes, strict=True):
+        monkeypatch.setenv("WORLD_SIZE", size)
+        words = command.split("-m agentrl.train ")[1].replace("--dry-run", "").split()
+        assert main_guard(lambda words=words: train.main([str(ROOT / words[0]), *words[1:], "--dry-run"])) == 0
+        assert all(gib < 75 for gib in phases(capsys.readouterr().out)), command
