@@ -137,6 +137,7 @@ class Rollout:
         played: list[list[Trajectory]],
     ) -> None:
         """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
+        asyncio.get_running_loop().set_exception_handler(_report_errors)
         places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(task: Task, member: int) -> Trajectory:
@@ -210,6 +211,12 @@ class Rollout:
         # A sampled answer is cut at a stop string, before any end of turn; a scripted one looks the same.
         answer = self.chat.answer_ids(text, ends_turn=not text.endswith(tuple(config.stop)))
         return Completion(answer, [0.0] * len(answer), "stop", imitate=imitate)
+
+
+def _report_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An interruption is told by the run that it ends, not once more by every episode."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)
 
 
 class _Episode:

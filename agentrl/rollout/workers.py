@@ -212,7 +212,11 @@ class _Worker:
                 if is_new:
                     await self._await_start(pipe)
                 pipe.send((number, method, argument))
-                ready = await loop.run_in_executor(None, pipe.poll, self.timeout_s)
+                try:
+                    ready = await loop.run_in_executor(None, pipe.poll, self.timeout_s)
+                except asyncio.CancelledError:  # the batch is abandoned: nobody waits for a step that may hang
+                    self._process.kill()
+                    raise
                 if not ready:
                     self.kill()
                     raise WorkerLost(

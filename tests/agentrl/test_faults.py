@@ -297,6 +297,23 @@ def test_a_worker_that_is_killed_between_two_steps_is_replaced(tmp_path: Path) -
 
 
 @pytest.mark.slow
+def test_a_batch_that_is_abandoned_does_not_wait_for_a_step_that_hangs() -> None:
+    pool = EnvPool(EnvSpec(TOY, "train", {"faults": {"step": "hang"}}), num_workers=1, step_timeout_s=60.0)
+    handle = pool.acquire()
+
+    async def play() -> None:
+        await handle.reset(Task(TOY, "train", 0, 1))
+        step = asyncio.ensure_future(handle.step("red"))
+        await asyncio.sleep(0.5)
+        step.cancel()
+
+    started = time.perf_counter()
+    asyncio.run(play())
+    pool.close()
+    assert time.perf_counter() - started < 30
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["exit", "hang"])
 def test_a_task_that_takes_its_process_along_costs_its_own_group_only(fault: str) -> None:
     spec = EnvSpec(TOY, "train", {"faults": {"step": fault}, "faulty_tasks": [1]})
