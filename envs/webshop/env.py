@@ -139,7 +139,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
         return self._session
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-        """Start a visit; without a task in `options`, one is drawn by the goals' weights, as in the original."""
+        """Start a visit; without a task in `options`, one is drawn by the goals' weights."""
         super().reset(seed=seed)
         options = options or {}
         _check_reset_options(options)
