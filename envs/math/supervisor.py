@@ -7,11 +7,13 @@ by exec, so forking is safe whatever threads, locks or CUDA contexts the user's 
 
 A worker handles one request at a time by `MODULE.handle(request) -> dict`. It dies, by the kernel's hand, when it has
 used its CPU time (ITIMER_PROF with the default action, which reaches code stuck in C), and by the supervisor's when
-its wall time is over (on a crowded machine, when it has had a third of its CPU time besides); either costs one request.
-All processes block while idle and end when their input closes.
+its wall time is over (on a crowded machine: when it has had 40 % of its CPU time besides); either costs one request.
+One that has grown by a quarter of the memory it may take is replaced after its answer. All processes block while idle
+and end when their input closes.
 
 Requests:  {"id", "request", "cpu_limit_s", "wall_limit_s"}
 Replies:   {"ready": true} or {"fatal": "why"} once, then {"id", "value"} or {"id", "failure", "detail"}
+Between supervisor and workers the same, less the id, and "bloated".
 """
 
 import gc
@@ -27,7 +29,10 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-SLOW_CPU_S = 0.05  # who has used more on a request, while others wait, goes on in the background, and another is forked
+SLOW_CPU_S = 0.1  # who has used more on a request, while others wait, goes on in the background, and another is forked
+SLOW_NICENESS = 5  # a third of the others' share; at 19 an honest check would hardly go on where other programs compute
+SUSPECT_SHARE = 0.4  # of its CPU time; who has used that much when its wall time is over is killed
+MAX_STARVATION = 10  # wall times that who has not may take
 MAX_SLOW_WORKERS = 32
 LOOK_S = 0.03  # how often busy workers are looked at while requests wait
 
@@ -52,10 +57,11 @@ class Worker:
         return times.user + times.system - self.cpu_before_s
 
     def is_overdue(self, now: float) -> bool:
-        """Whether its wall time is over; one that other programs keep from the CPU gets up to three times as much."""
+        """Whether its wall time is over; one that wants to run, and is kept from the CPU by others, gets more of it."""
         if self.job is None or (over := (now - self.started) / self.job["wall_limit_s"]) < 1:
             return False
-        return over >= 3 or self.used_s() > self.job["cpu_limit_s"] / 3
+        starved = self.used_s() < SUSPECT_SHARE * self.job["cpu_limit_s"] and self.process.status() != "sleeping"
+        return over >= MAX_STARVATION or not starved
 
 
 class Supervisor:
@@ -70,21 +76,28 @@ class Supervisor:
         self.incoming = bytearray()
 
     def run(self) -> None:
-        """Serve until the input closes."""
-        reply({"ready": True})
-        while True:
-            for key, _ in self.selector.select(self._patience()):
-                if key.data is not None:
-                    self._receive(key.data)
-                elif not self._read_requests():
-                    return self.close()
-            self._kill_overdue()
-            self._assign()
+        """Serve until the input closes, or nobody reads the replies any more; then end all workers, busy or not."""
+        try:
+            reply({"ready": True})
+            while self._take_turn():
+                self._kill_overdue()
+                self._assign()
+        except BrokenPipeError:
+            pass
+        finally:
+            for worker in self.workers:
+                os.kill(worker.pid, signal.SIGKILL)
+            for worker in self.workers:
+                os.waitpid(worker.pid, 0)
 
-    def close(self) -> None:
-        """End all workers, busy or not."""
-        for worker in list(self.workers):
-            self._bury(worker, kill=True)
+    def _take_turn(self) -> bool:
+        """Wait for something to do and read it; False at the end of the input."""
+        for key, _ in self.selector.select(self._patience()):
+            if key.data is not None:
+                self._receive(key.data)
+            elif not self._read_requests():
+                return False
+        return True
 
     def _patience(self) -> float | None:
         """Seconds until something has to be done without being told; None while nothing runs."""
@@ -119,7 +132,7 @@ class Supervisor:
         for worker in self.workers:
             if worker.job and not worker.in_background and worker.used_s() > SLOW_CPU_S:
                 worker.in_background = True
-                os.setpriority(os.PRIO_PROCESS, worker.pid, 19)
+                os.setpriority(os.PRIO_PROCESS, worker.pid, SLOW_NICENESS)
         num_slow = sum(worker.in_background for worker in self.workers)
         if len(self.workers) - num_slow >= self.num_workers or num_slow >= MAX_SLOW_WORKERS:
             return None
@@ -151,10 +164,12 @@ class Supervisor:
         if not data:
             self._bury(worker)
         elif worker.buffer.endswith(b"\n") and worker.job:
-            reply({"id": worker.job["id"], **json.loads(worker.buffer)})
+            outcome = json.loads(worker.buffer)
+            bloated = outcome.pop("bloated")
+            reply({"id": worker.job["id"], **outcome})
             worker.buffer.clear()
             worker.job = None
-            if worker.in_background:  # priority cannot be raised again
+            if worker.in_background or bloated:  # priority cannot be raised again, memory hardly be given back
                 self._bury(worker, kill=True)
 
     def _kill_overdue(self) -> None:
@@ -181,6 +196,8 @@ class Supervisor:
 
 def work(module: Any, requests: int, replies: int, memory_limit_bytes: int) -> None:
     """A worker's life: read a line, handle it within its CPU time, write a line; never returns."""
+    observe = observed(os.getpid()).memory_info
+    bloated_bytes = observe().vms + memory_limit_bytes // 4
     limit_memory(memory_limit_bytes)
     sys.addaudithook(forbid_side_effects)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
@@ -188,11 +205,13 @@ def work(module: Any, requests: int, replies: int, memory_limit_bytes: int) -> N
         for line in lines:
             job = json.loads(line)
             signal.setitimer(signal.ITIMER_PROF, job["cpu_limit_s"])
+            outcome: dict[str, Any]
             try:
                 outcome = {"value": module.handle(job["request"])}
             except Exception as error:  # whatever the model's text does to a third-party library is a wrong answer
                 outcome = {"failure": "error", "detail": f"{type(error).__name__}: {str(error)[:200]}"}
             signal.setitimer(signal.ITIMER_PROF, 0)
+            outcome["bloated"] = observe().vms > bloated_bytes
             write_all(replies, json.dumps(outcome).encode() + b"\n")
     os._exit(0)
 

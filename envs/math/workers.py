@@ -44,7 +44,7 @@ class WorkerPool:
 
     Starts at the first request, ends with the interpreter or by `close()`, uses no CPU while idle, may be shared by
     any number of threads, and starts afresh in a child that was forked from this process. A request that overruns
-    costs its own time; when others wait, a worker that is slow (over 0.05 s of CPU) goes on at low priority and another
+    costs its own time; when others wait, a worker that is slow (over 0.1 s of CPU) goes on at low priority and another
     one is forked in its place, so that the others go on.
 
     Args:
@@ -60,8 +60,8 @@ class WorkerPool:
         module: str,
         *,
         num_workers: int | None = None,
-        cpu_limit_s: float = 1.0,
-        wall_limit_s: float = 1.5,
+        cpu_limit_s: float = 1.25,
+        wall_limit_s: float = 1.6,
         memory_limit_bytes: int = 1 << 30,
     ) -> None:
         self.module = module

@@ -4,6 +4,8 @@ import os
 import time
 from typing import Any
 
+kept: list[bytearray] = []
+
 
 def initialise() -> None:
     pass
@@ -18,6 +20,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             pass
     elif action == "allocate":
         return {"size": len(bytearray(8 << 30))}
+    elif action == "hoard":
+        kept.append(bytearray(40 << 20))
     elif action == "exit":
         os._exit(3)
     elif action == "raise":
