@@ -116,13 +116,22 @@ _UNICODE = str.maketrans(
         "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ",
         "β": r"\beta ", "λ": r"\lambda ", "°": r"^\circ ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
         "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^2", "³": "^3", "％": "%", "，": ", ",
+        "∙": r"\cdot ", "⩽": r"\le ", "⩾": r"\ge ", "（": "(", "）": ")", "€": r"\$", "£": r"\$", "¥": r"\$",
+        "₹": r"\$",
     }
 )  # fmt: skip
 _TEXT = r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf)\s*"
+_POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_UNIT = r"(?:[kcm]?m|ft|mi|miles?|k?g|mL|L|k?J|erg|N|W|rad|rev|mol|s|sec|min|h|hr|hours?|day|year)"
 _REWRITES: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
     (re.compile(pattern, re.DOTALL), replacement)
     for pattern, replacement in (
+        (r"^\s*\\boxed\s*\{([^{}]*)\}\s*$", r"\1"),
         (r"√\s*\(([^()]*)\)|√\s*([0-9]+|[a-zA-Z])", r"\\sqrt{\1\2}"),
+        (r"(?<![\\a-zA-Z])sqrt(?=\s*\{)", r"\\sqrt"),
+        (r"\\[bB]igg?[lrm]?(?![a-zA-Z])", ""),
+        (r"\\degree(?![a-zA-Z])", r"^\\circ"),
+        (r"\\log_(?:e|\{e\})", r"\\ln"),
         (r"(?<!\\)\$", ""),  # dollars of math mode; `\$` is money
         (r"^\s*\\[(\[](.*)\\[)\]]\s*$", r"\1"),
         (r"(?<=[0-9])\{,\}(?=[0-9]{3}(?![0-9]))", ","),
@@ -133,23 +142,31 @@ _REWRITES: tuple[tuple[re.Pattern[str], Any], ...] = tuple(
         (r"\\varnothing", r"\\emptyset"),
         (r"\s+", " "),
         (r"^(?:\s|=|\\approx|\\sim)+|(?:(?<!\\right)\.|[,;:\s]|\\\\)+$", ""),
-        (r"^([0-9]{1,3})((?: [0-9]{3})+)$", lambda m: m[1] + m[2].replace(" ", "")),
+        (r"^\+\s*(?=[0-9.])", ""),
         (r"(?<=[0-9])\.(?=/)", ""),  # `1./3`
         (rf"^{_TEXT}\{{[^{{}}]*[A-Za-z][^{{}}]*\}}[\s:]*(?=-?[0-9.]+$)", ""),  # `\text{The answer is } 5`
         (rf"^{_TEXT}\{{\s*\(?(-?[0-9][0-9.,/]*)\)?\s*\}}$", r"\1"),  # `\textbf{(051)}`
         (rf"^{_TEXT}\{{\s*(-?[0-9][0-9.,/]*\s[^{{}}]*)\}}$", r"\1"),  # `\text{6 cm}`
-        (r"^\\\{\s*([a-z])\s*(?:\\mid|:|\|)(.*\1.*)\\\}$", r"\2"),  # {x | x > 2}, which is its condition
+        (r"^((?:[a-zA-Z]\s*=)?\s*-?\s*[0-9]{1,3})((?: [0-9]{3})+)$", lambda m: m[1] + m[2].replace(" ", "")),
+        (r"^(-?[0-9]+) ([0-9]{1,9}/[0-9]{1,9})$", lambda m: rf"{m[1]}\frac{{{m[2].replace('/', '}{')}}}"),  # `3 1/7`
+        (rf"(?<=[0-9}}]) {_UNIT} ?/ ?{_UNIT}(?:\^\{{?[23]\}}?)?$", ""),  # `25 m/s`
+        (rf"^(-?[0-9][0-9.,]*)\s*({_TEXT}\{{)?\s*({'|'.join(_POWERS)})(?![a-z])",
+         lambda m: rf"{m[1]} \times 10^{{{_POWERS[m[3]]}}}{m[2] or ' '}"),
+        (r"^\\\{\s*([a-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?:\\mid|:|\|)(.*\1.*)\\\}$",
+         r"\2"),  # {x | x > 2}, which is its condition
         (r"(?<![0-9.])([0-9]*)\.([0-9]*)\\overline\s*\{([0-9]+)\}", lambda m: _repeating_decimal(m[1], m[2], m[3])),
         (r"(?<![A-Za-z0-9._\\])([0-9]+(?:\.[0-9]+)?)[eE]([+-]?[0-9]{1,3})(?![A-Za-z0-9._])",
          lambda m: rf"{m[1]} \times 10^{{{int(m[2])}}}"),
     )
 )  # fmt: skip
-_WORDS_AFTER_NUMBER = re.compile(r"(-?[0-9][0-9.,]*) [A-Za-z]{3,}(?: [A-Za-z]+)*")
+_WORDS_AFTER_NUMBER = re.compile(r"(-?[0-9][0-9.,]*(?: \\times 10\^\{[0-9]+\})?) [A-Za-z]{3,}(?: [A-Za-z]+)*")
 _NOT_UNITS = {"and", "or", "mod", "sin", "cos", "tan", "log", "exp", "sqrt", "inf", "infty", "infinity", "percent",
-              "percentage", "choose", "times"}  # fmt: skip
+              "percentage", "choose", "times", "dozen", "squared", "cubed", "factorial", "plus", "minus", "over",
+              "half", "halves", "thirds", "quarters", "fourths", "fifths", "tenths", "hundredths", "thousandths",
+              "alpha", "beta", "gamma", "theta", "lambda", "phi", "pi", *_POWERS}  # fmt: skip
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def normalise(answer: str) -> str:
     """One spelling for what differs in writing only, in LaTeX that math-verify reads.
 
@@ -215,7 +232,7 @@ _POWER_OF_TEN = re.compile(
 )
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def parse_numeral(answer: str) -> Numeral | None:
     """The number that a normalised answer is, or None.
 

@@ -8,8 +8,10 @@ math-verify in a worker process that is killed when it overruns. The first two t
 """
 
 import importlib.util
+import os
 import threading
 from collections import OrderedDict
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from envs.errors import MissingExtraError
@@ -24,11 +26,24 @@ from envs.math.answers import (
 from envs.math.workers import WorkerPool
 
 MAX_ANSWER_CHARS = 2000
-_CACHE_SIZE = 1 << 16
+_CACHE_SIZE = 1 << 14  # pairs of at most a few kB
 
 _pool = WorkerPool("envs.math.checker")  # nothing runs before the first request
-_verdicts: "OrderedDict[tuple[str, str, float | None], tuple[bool, str]]" = OrderedDict()
+_Question = tuple[str, str, float | None]  # gold answer, prediction, tolerance
+_LibraryVerdict = tuple[bool, str, str]
+_verdicts: "OrderedDict[_Question, _LibraryVerdict]" = OrderedDict()
+_asked: "dict[_Question, Future[_LibraryVerdict]]" = {}  # being checked now
 _lock = threading.Lock()
+
+
+def _forget_other_threads() -> None:
+    """In a forked child: the threads that were checking something are the parent's."""
+    global _lock
+    _lock = threading.Lock()
+    _asked.clear()
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,22 +133,39 @@ def _compare(gold: str, answer: str, tolerance: float | None, use_library: bool)
     return Verdict(correct, key, decided_by, detail)
 
 
-def library_verdict(gold: str, prediction: str, *, tolerance: float | None = None) -> tuple[bool, str, str]:
+def library_verdict(gold: str, prediction: str, *, tolerance: float | None = None) -> _LibraryVerdict:
     """(equal, `library` or what failed, detail) for two normalised answers, by math-verify in a worker.
 
-    Cached, but for failures that depend on the machine's load or memory.
+    Cached, but for failures that depend on the machine's load or memory; threads that ask the same share one check.
     """
-    key = (gold, prediction, tolerance)
+    question = (gold, prediction, tolerance)
     with _lock:
-        if key in _verdicts:
-            _verdicts.move_to_end(key)
-            return (*_verdicts[key], "")
-    require_math_verify()
-    outcome = _pool.call({"gold": gold, "prediction": prediction, "tolerance": tolerance})
-    verdict = (bool(outcome.value and outcome.value["equal"]), outcome.failure or "library")
-    if outcome.failure in ("", "error") or outcome.detail == "cpu":
+        if question in _verdicts:
+            _verdicts.move_to_end(question)
+            return _verdicts[question]
+        mine = question not in _asked
+        shared = _asked.setdefault(question, Future())
+    if not mine:
+        return shared.result()
+    try:
+        shared.set_result(_ask(question))
+    except BaseException as error:
+        shared.set_exception(error)
+    finally:
         with _lock:
-            _verdicts[key] = verdict
+            _asked.pop(question, None)
+    return shared.result()
+
+
+def _ask(question: _Question) -> _LibraryVerdict:
+    require_math_verify()
+    gold, prediction, tolerance = question
+    outcome = _pool.call({"gold": gold, "prediction": prediction, "tolerance": tolerance})
+    verdict = (bool(outcome.value and outcome.value["equal"]), outcome.failure or "library", outcome.detail)
+    by_the_machine = outcome.failure == "died" or outcome.detail == "wall" or outcome.detail.startswith("MemoryError")
+    if not by_the_machine:
+        with _lock:
+            _verdicts[question] = verdict
             if len(_verdicts) > _CACHE_SIZE:
                 _verdicts.popitem(last=False)
-    return (*verdict, outcome.detail)
+    return verdict

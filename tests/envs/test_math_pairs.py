@@ -409,6 +409,66 @@ x \le 1 \text{ or } x \ge 2 | (-\infty,1]\cup[2,\infty) | 1
 x+1=5 | x=4 | 1
 \text{A, B} | A, B | 1
 A,B | B,A | 1
+# words, spaces and signs around numbers
+-12 345 | -12345 | 1
+x = 12 345 | 12345 | 1
++12,345 | 24690/2 | 1
+5 million | 5000000 | 1
+5000000 | 5 million | 1
+5 | 5 million | 0
+5 million | 5 | 0
+2.5\text{ billion dollars} | 2500000000 | 1
+7 | 7 squared | 0
+3 | 3 dozen | 0
+3 | 3 hundredths | 0
+3 | 3rd | 1
+\frac{22}{7} | 3 1/7 | 1
+12 | €12 | 1
+12 | £12 | 1
+12 | 12 km/h | 1
+60^\circ | 60\degree | 1
+\sqrt{3} | sqrt{3} | 1
+\sqrt{3} | sqrt(3) | 1
+\sqrt{3} | 3^{1/2} | 1
+\frac{1+\sqrt{5}}{2} | \frac{1}{2}+\frac{\sqrt{5}}{2} | 1
+\frac{1+\sqrt{5}}{2} | \frac{1-\sqrt{5}}{2} | 0
+2^{25}\cdot 26! | 26! \times 2^{25} | 1
+1-\frac{2}{\pi} | \frac{\pi-2}{\pi} | 1
+\sqrt{23}-2\sqrt{3} | -2\sqrt{3}+\sqrt{23} | 1
+9\pi | 28.27 | 0
+\ln 2 | \log_e 2 | 1
+\log_2 3 | \frac{\ln 3}{\ln 2} | 1
+(0,5) | \big(0,5\big) | 1
+(0,5) | \{x \in \mathbb{R} : 0<x<5\} | 1
+(0,5) | (5,0) | 0
+[0,5] | 0 \leqslant x \leqslant 5 | 1
+(-\infty, 0] | (-inf, 0] | 1
+(-\infty, 0] | (-\infty,0) | 0
+(-\infty, 0) \cup (0, \infty) | \mathbb{R}\setminus\{0\} | 1
+-1, 0, 1 | 0, \pm 1 | 1
+-1, 0, 1 | 1; 0; -1 | 1
+-1, 0, 1 | 1, 0, \text{ and } -1 | 1
+-1, 0, 1 | 1, 0 | 0
+(1,2,3) | (x,y,z)=(1,2,3) | 1
+y=2x+3 | 2x-y+3=0 | 1
+3x+2y=6 | 6x+4y=12 | 1
+3x+2y=6 | 3x+2y=7 | 0
+\frac{n(n+1)}{2} | \binom{n+1}{2} | 1
+3 | P(A)=3 | 1
+0.\overline{9} | 1 | 1
+1 | 0.999999 | 0
+\boxed{17} | 17 | 1
+17 | x \geq 17 | 0
+17 | \pm 17 | 0
+17 | 17x | 0
+17 | \lfloor 17.5 \rfloor | 1
+\{1,2\} | (1,2) | 0
+A | a | 0
+\sqrt{3} | 3^{0.5} | 1
+[0,5) | [0,5[ | 1
+33\frac{1}{3}\% | \frac{1}{3} | 1
+\frac{-3\pm\sqrt{5}}{2} | \frac{-3+\sqrt{5}}{2},\frac{-3-\sqrt{5}}{2} | 1
+[1,2]\cup[3,4] | [1,2] \text{ or } [3,4] | 1
 """
 
 # What the checker still gets wrong, all of it math-verify's doing: answers refused that are right ...
@@ -418,19 +478,34 @@ x \le 1 \text{ or } x \ge 2 | (-\infty,1]\cup[2,\infty)
 (-\infty,1]\cup[2,\infty) | x \le 1 \cup x \ge 2
 \mathbb{R} | \text{all real numbers}
 \text{no solution} | \emptyset
-25 | 25 m/s
-4.5e33 | 4.5e33 erg/s
 e^{i\pi} | -1
 12 | 12\frac{0}{1}
 \begin{pmatrix} 1 \\ 2 \end{pmatrix} | (1,2)
 \langle 1,2\rangle | (1,2)
 \text{A, B} | A, B
+\sqrt{3} | 3^{0.5}
+[0,5) | [0,5[
+33\frac{1}{3}\% | \frac{1}{3}
+\frac{-3\pm\sqrt{5}}{2} | \frac{-3+\sqrt{5}}{2},\frac{-3-\sqrt{5}}{2}
+[1,2]\cup[3,4] | [1,2] \text{ or } [3,4]
 """
 
-# ... and answers accepted that are wrong: units are dropped, and of an equation only the right-hand side is read.
+# ... and answers accepted that are wrong: units, letter case and the order of what might be a set are dropped, and of
+# an equation only the right-hand side is read.
 ACCEPTED = r"""
+\{1,2\} | (1,2)
+A | a
 5\text{ cm} | 5\text{ m}
 5 | x+1=5
+"""
+
+# Where plain arithmetic overrules the library, which reads `12.5 %` as 12.5 only where both are integers, and rounds
+# whatever is tiny to zero.
+OVERRULED = r"""
+12.5\% | 12.5
+12.5 | 12.5\%
+6.6\times 10^{-34} | 1.1\times 10^{-20}
+6.6e-34 | 1.2e-30
 """
 
 # Responses: what surrounds the box, and which of several boxes counts.
@@ -508,13 +583,15 @@ def test_refused_and_accepted_when_verified_then_err_in_the_named_direction():
 
 
 def test_fast_path_when_it_decides_a_pair_of_the_table_then_the_library_decides_likewise():
-    decided = 0
+    decided, different = 0, set()
     for gold, answer, _ in PAIRS:
         verdict = verify(gold, rf"\boxed{{{answer}}}")
-        if verdict.decided_by in ("identical", "number"):
+        if verdict.decided_by != "library":
             decided += 1
-            assert checker.library_equal(normalise(gold), normalise(answer)) == verdict.correct, (gold, answer)
-    assert decided >= 80
+            if checker.library_equal(normalise(gold), normalise(answer)) != verdict.correct:
+                different.add((gold, answer))
+    assert decided >= 120
+    assert different == {*pairs(OVERRULED)}
 
 
 @pytest.mark.slow

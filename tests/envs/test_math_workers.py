@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from envs.math import verifier
 from envs.math.verifier import verify
-from envs.math.workers import WorkerError, WorkerPool
+from envs.math.workers import Outcome, WorkerError, WorkerPool
 
 psutil = pytest.importorskip("psutil")
 
@@ -92,6 +94,15 @@ def test_pool_when_all_workers_are_busy_then_others_go_on():
     assert {future.result().failure for future in stuck} <= {"gone", "timeout"}
 
 
+def test_pool_when_a_worker_has_kept_much_memory_then_another_takes_its_place():
+    pool = WorkerPool(HANDLER, num_workers=1, memory_limit_bytes=128 << 20)
+    try:
+        pids = [(pool.call({"action": action}).value or {})["pid"] for action in ("echo", "echo", "hoard", "echo")]
+    finally:
+        pool.close()
+    assert pids[0] == pids[1] == pids[2] != pids[3]
+
+
 def test_pool_when_idle_then_uses_no_cpu(pool: WorkerPool):
     pool.call({"action": "echo"})
     before = [sum(process.cpu_times()[:2]) for process in family(pool)]
@@ -144,18 +155,20 @@ def test_pool_when_the_process_forks_then_parent_and_child_have_their_own(pool: 
 )
 def test_pool_when_the_process_ends_in_whatever_way_then_its_workers_end_too(ending: str):
     script = (
-        "import os, psutil\n"
+        "import os, psutil, time\n"
         "from envs.math.workers import WorkerPool\n"
-        f"pool = WorkerPool({HANDLER!r}, cpu_limit_s=20, wall_limit_s=20)\n"
+        f"pool = WorkerPool({HANDLER!r}, num_workers=2, cpu_limit_s=20, wall_limit_s=20)\n"
         "pool.call({'action': 'echo'})\n"
+        "pool.submit({'action': 'sleep'})\n"
         "pool.submit({'action': 'spin'})\n"
+        "time.sleep(0.3)\n"
         "print(*(p.pid for p in psutil.Process().children(recursive=True)), flush=True)\n"
         f"{ending}\n"
     )
     run = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False)
     assert run.stderr == ""
     pids = [int(pid) for pid in run.stdout.split()]
-    assert len(pids) == 2
+    assert len(pids) == 3
     _, alive = psutil.wait_procs([psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)], timeout=10)
     assert not alive
 
@@ -191,6 +204,37 @@ def test_verifier_when_called_from_threads_then_every_call_gets_its_own_verdict(
             threads.map(lambda i: verify(golds[i // 2], rf"\boxed{{{i // 2 + 2 + i % 2}^{{1/2}}}}"), range(80))
         )
     assert [verdict.correct for verdict in verdicts] == [i % 2 == 0 for i in range(80)]
+
+
+def test_verifier_when_threads_ask_the_same_then_it_is_checked_once(monkeypatch: pytest.MonkeyPatch):
+    calls, gate = [], threading.Event()
+
+    def call(request: dict[str, object]) -> Outcome:
+        calls.append(request)
+        gate.wait(10)
+        return Outcome({"equal": True})
+
+    monkeypatch.setattr(verifier._pool, "call", call)
+    with ThreadPoolExecutor(4) as threads:
+        verdicts = [threads.submit(verify, "a b c", r"\boxed{c b a}") for _ in range(4)]
+        gate.set()
+    assert all(verdict.result().correct for verdict in verdicts)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("failure", "detail", "num_calls"),
+    [("timeout", "cpu", 1), ("error", "ValueError: x", 1), ("timeout", "wall", 2), ("error", "MemoryError: ", 2)],
+)
+def test_verifier_when_a_check_fails_then_it_is_remembered_unless_the_machine_was_the_cause(
+    monkeypatch: pytest.MonkeyPatch, failure: str, detail: str, num_calls: int
+):
+    calls = []
+    monkeypatch.setattr(verifier._pool, "call", lambda r: calls.append(r) or Outcome(None, failure, detail))
+    question = rf"\boxed{{{failure} {detail} ?}}"
+    verdicts = [verify("a b c d", question) for _ in range(2)]
+    assert [(v.correct, v.decided_by, v.detail) for v in verdicts] == [(False, failure, detail)] * 2
+    assert len(calls) == num_calls
 
 
 def test_verifier_when_awaited_in_threads_of_an_event_loop_then_a_bomb_stalls_nobody():
