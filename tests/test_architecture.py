@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.types": {"agentrl.errors"},
     "agentrl.config": {"agentrl.errors"},
     "agentrl.model": CORE,
-    "agentrl.analysis": {"agentrl.types", "agentrl.analysis"},
+    "agentrl.analysis": {"agentrl.errors", "agentrl.types", "agentrl.analysis"},
     "agentrl.rollout": CORE | {"agentrl.rollout"},
     "agentrl.rollout.env_spec": CORE | {"envs"},
     "agentrl.processes": CORE,
