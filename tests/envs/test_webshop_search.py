@@ -98,12 +98,14 @@ def test_words_when_longer_than_lucenes_window_then_are_cut_as_it_cuts(text, len
 @pytest.mark.parametrize("unit", ["_", "\u200d", "_\u200d", "_\u0301", "_\u0e31", "_🏽", "ℹ\u200d", 'א"', "#\ufe0f"])
 def test_words_when_nothing_comes_of_a_long_run_then_the_time_is_linear(unit):
     def seconds(count: int) -> float:
-        started = time.process_time()
-        words(unit * count)
-        return time.process_time() - started
+        spent = []
+        for _ in range(3):  # the least of three: other programs' noise only adds
+            started = time.process_time()
+            words(unit * count)
+            spent.append(time.process_time() - started)
+        return max(min(spent), 1e-3)
 
-    seconds(2_000)
-    assert seconds(16_000) < 32 * max(seconds(2_000), 1e-3)  # 8 times the text; quadratic would be 64
+    assert seconds(16_000) < 32 * seconds(2_000)  # 8 times the text; quadratic would be 64 times the time
 
 
 @given(st.text(max_size=60))
