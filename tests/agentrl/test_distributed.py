@@ -19,6 +19,7 @@ from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
 from agentrl.weights import add_lora, plain_weights, shard
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.processes import together
+from tests.agentrl.test_model_families import CASES, make_double
 
 STEPS = 20
 GATE = {"window": 6, "tau": -0.4}  # fresh random batches: reuse rarely surges
@@ -168,6 +169,27 @@ def learn_and_keep_factors(processes: Processes, config: Config, tie: bool, batc
     steps = [step for i in batches for step in learn_batch(learner, RECORDED[i], config, processes)]
     weights = {name: whole(p.detach()).clone() for name, p in learner.module.named_parameters()}
     return {"steps": steps, "weights": weights, "learner": learner.state_dict()}
+
+
+def learn_family(processes: Processes, family: str, tie: bool) -> tuple[float, dict[str, torch.Tensor]]:
+    """Head energy of the last step and the weights, of an architecture cut over all processes."""
+    module = make_double(family, tie)
+    if processes.count > 1:
+        shard(module)
+    learner = Learner(module, SETTINGS["sharded"][0], pad_id=0, processes=processes)
+    groups = processes.share(RECORDED[0])
+    steps = learner.update(assemble(groups, advantages(groups, learner.config.advantage))).steps
+    return steps[-1]["head_energy"], {name: tensor.clone() for name, tensor in plain_weights(module)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "tie"), CASES)
+def test_shards_of_any_architecture_learn_what_the_whole_learns(family: str, tie: bool) -> None:
+    energy, weights = learn_family(ALONE, family, tie)
+    for found, same in together(2, learn_family, family, tie):
+        assert found == pytest.approx(energy, rel=1e-9)
+        for name, weight in weights.items():
+            assert float((same[name] - weight).norm()) <= 1e-9 * float(weight.norm()), name
 
 
 def idle(processes: Processes) -> list[dict[str, Any]]:

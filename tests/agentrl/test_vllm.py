@@ -228,6 +228,18 @@ def test_a_run_with_vllm_learns_checks_every_sync_and_resumes(config: Path, tmp_
 
 
 @pytest.mark.vllm
+def test_in_mixed_precision_vllm_decodes_in_bfloat16_and_the_gap_stays_in_the_default_tolerance(
+    config: Path, tmp_path: Path
+) -> None:
+    words = ["--model.compute_dtype", "bfloat16", "--rollout.sync_tolerance", "0.1", "--train.steps", "1"]
+    assert run(config, "--run-dir", tmp_path / "run", *words) == 0
+    (step,) = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
+    assert 1e-5 < step["sync/gap"] < 0.1
+    weights = AutoModelForCausalLM.from_pretrained(newest_checkpoint(tmp_path / "run"))
+    assert weights.dtype == torch.float32
+
+
+@pytest.mark.vllm
 def test_a_run_whose_weights_do_not_arrive_stops_with_the_cause(
     config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
