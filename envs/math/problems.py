@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from envs.errors import DataError, MissingExtraError
-from envs.math.answers import extract_answers
+from envs.math.answers import extract_answers, normalise, parse_numeral
 
 # Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
 # .parquet, or one of these compressed (.xz, .gz, .bz2).
@@ -35,17 +35,18 @@ NAMED_DATA: dict[str, dict[str, str]] = {
     "math": {"train": "math_train", "test": "math500"},
     "aime_1983_2023": {"train": "aime_1983_2023"},
 }
-_INTEGER_ANSWERS = frozenset({"aime24", "aime25", "amc23", "svamp", "aime_1983_2023"})
+_INTEGER_ANSWERS = frozenset({"aime24", "aime25", "aime_1983_2023"})
 _PACKED = ("", ".xz", ".gz", ".bz2")
 _ENDINGS = (*(f".jsonl{packed}" for packed in _PACKED), *(f".json{packed}" for packed in _PACKED), ".parquet")
 _OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 _QUESTION_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "query")
 _CONTEXT_COLUMNS = ("context", "Body")
-_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "expected_answer", "ground_truth", "gold", "target")
+_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "expected_answer", "ground_truth", "gold", "target", "gt_answer",
+                   "correct_answer")  # fmt: skip
 _SOLUTION_COLUMNS = ("solution", "Solution")
-_ID_COLUMNS = ("unique_id", "id", "ID", "idx")
-_SUBJECT_COLUMNS = ("subject", "type", "subfield", "Type")
+_ID_COLUMNS = ("unique_id", "id", "ID", "idx", "problem_idx")
+_SUBJECT_COLUMNS = ("subfield", "subject", "type", "Type", "problem_type")
 _LEVEL_COLUMNS = ("level", "difficulty")
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,8 @@ class _RowReader:
             return "no gold answer"
         if level == 0:
             return "difficulty 0"
-        named = {"subject": _first(row, _SUBJECT_COLUMNS), "level": level}
+        subject = _first(row, _SUBJECT_COLUMNS)
+        named = {"subject": ", ".join(map(str, subject)) if isinstance(subject, list) else subject, "level": level}
         metadata = {key: value for key, value in named.items() if isinstance(value, str | int | float)}
         name = _first(row, _ID_COLUMNS)
         return Problem(
@@ -248,7 +250,9 @@ class _RowReader:
         else:
             raise ValueError(f"expected a column {' or '.join(self.answer_columns)}; name it by answer_column")
         if "####" in answer:  # GSM8K: the rationale, then the number
-            answer = answer.rpartition("####")[2].strip().replace(",", "")
+            answer = re.sub(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))", "", answer.rpartition("####")[2]).strip()
+        if r"\boxed" in answer:
+            answer = next(iter(extract_answers(answer)), "")
         return _integer(answer) if answer and self.source in _INTEGER_ANSWERS else answer
 
 
@@ -269,8 +273,10 @@ def answer_text(value: Any) -> str:
 
 
 def _integer(answer: str) -> str:
-    if match := re.fullmatch(r"([+-]?[0-9][0-9,]*)(?:\.0*)?", answer):
-        return str(int(match.group(1).replace(",", "")))
+    """`025`, `70.0`, `$204$` and `336^\\circ` as the integer that they are."""
+    number = parse_numeral(re.sub(r"\^\{?\\circ\}?$", "", normalise(answer)).strip())
+    if number and number.is_plain and number.value.denominator == 1:
+        return str(number.value.numerator)
     raise ValueError(f"expected an integer as the answer, got {answer!r}")
 
 

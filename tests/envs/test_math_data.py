@@ -59,6 +59,34 @@ def test_loader_when_given_a_published_format_then_reads_question_answer_and_des
     assert problem.tolerance == (0.1 if name == "olympiadbench" else None)
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "answer"),
+    [
+        ("aime24", {"ID": "2024-I-1", "Problem": "p", "Solution": "s", "Answer": 25}, "25"),
+        ("aime24", {"problem": "p", "solution": r"so \boxed{025}", "url": "u"}, "25"),
+        ("aime25", {"problem_idx": 1, "problem": "p", "answer": r"336^\circ"}, "336"),
+        ("aime25", {"problem": "p", "answer": "$204$"}, "204"),
+        ("amc23", {"problem": "p", "answer": 0.5}, "0.5"),
+        ("gsm8k", {"question": "q", "answer": "#### $1,000,000.50"}, "$1000000.50"),
+        ("gsm8k", {"question": "q", "answer": "#### (1, 2)"}, "(1, 2)"),
+        ("math500", {"problem": "p", "answer": r"Thus $\boxed{\frac{3}{4}}$."}, r"\frac{3}{4}"),
+        ("math500", {"problem": "p", "gt_answer": "5"}, "5"),
+    ],
+)
+def test_loader_when_copies_of_a_benchmark_differ_then_reads_the_same_answer(
+    name: str, row: dict[str, Any], answer: str, tmp_path: Path
+):
+    write_jsonl(tmp_path / f"{NAMED_DATA[name]['test']}.jsonl", [row])
+    (problem,), _ = load_problems(name, data_dir=str(tmp_path))
+    assert (problem.problem, problem.answer) == (row.get("problem") or row.get("question") or row["Problem"], answer)
+
+
+def test_loader_when_a_problem_has_several_subjects_then_names_them_all(tmp_path: Path):
+    row = {"problem": "p", "answer": 1, "problem_type": ["Algebra", "Geometry"]}
+    (problem,), _ = load_problems(str(write_jsonl(tmp_path / "hmmt.jsonl", [row])))
+    assert problem.metadata == {"subject": "Algebra, Geometry"}
+
+
 def test_loader_when_given_the_original_math_format_then_reads_level_and_boxed_solution(tmp_path: Path):
     row = {"problem": "p", "level": "Level 5", "type": "Geometry", "solution": r"Hence \boxed{7}."}
     (problem,), _ = load_problems(str(write_jsonl(tmp_path / "m.jsonl", [row])))
