@@ -84,7 +84,7 @@ class ModelConfig(Section):
     """Shape of the tiny model."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """Type of the weights, gradients and moments while training."""
-    compute_dtype: Literal["float32", "bfloat16", "float64"] | None = None
+    compute_dtype: Literal["bfloat16"] | None = None
     """Type of matrix products and attention; None: that of the weights. `bfloat16` over float32 weights is mixed
     precision: steps of 1e-6, which vanish in bfloat16 weights, at the speed of bfloat16."""
     gradient_checkpointing: bool = False

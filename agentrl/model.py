@@ -41,8 +41,10 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
         seed: initial weights of the tiny model.
 
     Raises:
-        UserError: the folder or name holds no causal LM.
+        UserError: the folder or name holds no causal LM, or the types do not go together.
     """
+    if config.compute_dtype and config.dtype == "float64":
+        raise UserError('model.compute_dtype goes with float32 weights; with model.dtype = "float64" leave it out.')
     if config.path == "tiny":
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
         module = build_tiny_model(config.tiny, tokenizer, seed=seed)
