@@ -10,7 +10,8 @@ import os
 import re
 import sys
 import traceback
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gymnasium
@@ -36,7 +37,7 @@ class EnvSpec:
     format: str = "plain"
     """Name in `envs.wrappers.FORMATS`, or `module:Wrapper`."""
     expert: bool = False
-    """Ask for `info["expert_action"]` where the constructor has a parameter `expert`."""
+    """Ask for `info["expert_action"]` where the constructor has a parameter `expert` that these options allow."""
 
     def make(self) -> gymnasium.Env[str, str]:
         """A new environment.
@@ -49,8 +50,6 @@ class EnvSpec:
         options = dict(self.options)
         if "split" in accepted:
             options.setdefault("split", self.split)
-        if self.expert and "expert" in accepted:
-            options.setdefault("expert", "default")
         unknown = [name for name in options if name not in accepted and "**" not in accepted]
         if unknown:
             known = sorted(accepted - {"**"})
@@ -60,8 +59,12 @@ class EnvSpec:
         missing = sorted(_required(entry_point) - options.keys())
         if missing:
             raise UserError(f"{self.id} needs env.options.{missing[0]}: its constructor has no default for it.")
-        name = _registered_name(self.id)
-        made = entry_point(**options) if name is None else gymnasium.make(name, disable_env_checker=True, **options)
+        made = None
+        if self.expert and "expert" in accepted - options.keys():
+            with suppress(ValueError):  # the class has an expert, but none for these options (questions from a file)
+                made = _construct(self.id, entry_point, {**options, "expert": "default"})
+        if made is None:
+            made = _construct(self.id, entry_point, options)
         if not isinstance(made, gymnasium.Env):
             raise UserError(f"env.id: {self.id} makes a {type(made).__name__}, which is no gymnasium.Env.")
         if self.format not in FORMATS:
@@ -71,10 +74,8 @@ class EnvSpec:
         return wrapper(made) if wrapper is not None else made
 
     def offers_expert(self) -> bool:
-        """Whether there is somebody to imitate: the constructor takes `expert`, or `info` names an `expert_action`."""
-        if "expert" in _parameters(_find_entry_point(self.id)):
-            return True
-        env = self.make()
+        """Whether there is somebody to imitate: an environment asked for its expert names an `expert_action`."""
+        env = replace(self, expert=True).make()
         try:
             return "expert_action" in env.reset(seed=0)[1]
         finally:
@@ -102,6 +103,11 @@ def conventions(env_id: str) -> dict[str, Any]:
 def default_workers(env_id: str) -> int:
     """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
     return 0 if env_id in envs.ENVIRONMENTS else 2
+
+
+def _construct(env_id: str, entry_point: Any, options: dict[str, Any]) -> Any:
+    name = _registered_name(env_id)
+    return entry_point(**options) if name is None else gymnasium.make(name, disable_env_checker=True, **options)
 
 
 def _registered_name(env_id: str) -> str | None:

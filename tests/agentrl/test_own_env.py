@@ -108,6 +108,17 @@ def test_an_expert_in_info_is_enough_for_a_warm_start() -> None:
     assert not EnvSpec("tests.toy:NoExpertEnv", "train").offers_expert()
 
 
+def test_an_expert_that_these_options_do_not_have_is_no_expert(tmp_path: Path) -> None:
+    (tmp_path / "questions.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n')
+    options = {"data": str(tmp_path / "questions.jsonl")}
+    assert EnvSpec("agentrl/Math-v0", "train").offers_expert()
+    spec = EnvSpec("agentrl/Math-v0", "train", options, expert=True)
+    assert not spec.offers_expert()
+    assert "2 + 2" in spec.make().reset(seed=0)[0]
+    with pytest.raises(ValueError, match="only the curriculum"):
+        EnvSpec("agentrl/Math-v0", "train", {**options, "expert": "careful"}).make()
+
+
 class RegisteredEnv(NoExpertEnv):
     """One that Gymnasium makes without a warning."""
 
