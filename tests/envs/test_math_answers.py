@@ -136,6 +136,53 @@ def test_fast_path_when_given_a_fraction_and_its_rounding_then_never_disagrees_w
     _compare_with_library(f"{a / b:.{places}f}", rf"\frac{{{a}}}{{{b}}}")
 
 
+signs = st.sampled_from(["", "", "", "-", "+", "- "])
+digits = st.integers(0, 10_000_000)
+separated = st.builds(
+    lambda n, mark: f"{n:,}".replace(",", mark), digits, st.sampled_from([",", "{,}", r"\,", " ", r",\!"])
+)
+rounded = st.builds(lambda n, places: f"{n / 10**places:.{places}f}", digits, st.integers(0, 6))
+ratios = st.builds(
+    lambda a, b, form: form.replace("A", str(a)).replace("B", str(b)), st.integers(0, 99), st.integers(1, 99),
+    st.sampled_from(["A/B", "A / B", r"\frac{A}{B}", r"\dfrac{A}{B}", r"\tfrac {A} {B}", r"\frac{ A }{ B }"]),
+)  # fmt: skip
+padded = st.builds(lambda zeros, n: zeros + str(n), st.sampled_from(["0", "00"]), digits)
+framed = st.builds(
+    lambda sign, number, frame: frame.replace("N", sign + number),
+    signs, st.one_of(digits.map(str), separated, rounded, ratios, padded),
+    st.sampled_from([
+        "N", "N", "N", "$N$", r"\(N\)", " N ", "N.", "N,", r"N\\", r"\$N", "€N", "N dollars", r"\text{N}",
+        r"\mathbf{N}", r"\textbf{(N)}", "= N", r"\approx N", r"\displaystyle N", r"\text{The answer is } N",
+        r"\boxed{N}", "N\n", "N~",
+    ]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(framed, framed)
+def test_fast_path_when_numbers_stand_in_any_frame_then_never_disagrees_with_the_library(gold: str, answer: str):
+    pytest.importorskip("math_verify")
+    _compare_framed(gold, answer)
+
+
+@pytest.mark.slow
+@settings(max_examples=4000, deadline=None)
+@given(framed, framed, st.booleans())
+def test_fast_path_when_given_thousands_of_framed_numbers_then_never_disagrees_with_the_library(
+    gold: str, answer: str, again: bool
+):
+    pytest.importorskip("math_verify")
+    _compare_framed(gold, gold.replace(" ", "") if again else answer)
+
+
+def _compare_framed(gold: str, answer: str) -> None:
+    """The library reads what both were normalised to; a frame it cannot read would say nothing about the arithmetic."""
+    gold, answer = normalise(gold), normalise(answer)
+    first, second = parse_numeral(gold), parse_numeral(answer)
+    if first and second and (equal := numerals_equal(first, second)) is not None:
+        assert checker.library_equal(gold, answer) == equal
+
+
 def _compare_with_library(gold: str, answer: str) -> None:
     first, second = parse_numeral(normalise(gold)), parse_numeral(normalise(answer))
     assert first is not None
