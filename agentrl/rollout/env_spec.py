@@ -45,6 +45,27 @@ class EnvSpec:
         Raises:
             UserError: unknown id, module or option, or no environment at all.
         """
+        options, entry_point = self.constructor_options(), _find_entry_point(self.id)
+        made = None
+        if self.expert and "expert" in _parameters(entry_point) - options.keys():
+            with suppress(ValueError):  # the class has an expert, but none for these options (questions from a file)
+                made = _construct(self.id, entry_point, {**options, "expert": "default"})
+        if made is None:
+            made = _construct(self.id, entry_point, options)
+        if not isinstance(made, gymnasium.Env):
+            raise UserError(f"env.id: {self.id} makes a {type(made).__name__}, which is no gymnasium.Env.")
+        if self.format not in FORMATS:
+            return _find_object(self.format, "env.format")(made)
+        _refuse_numbers(made, self.id)
+        wrapper = FORMATS[self.format]
+        return wrapper(made) if wrapper is not None else made
+
+    def constructor_options(self) -> dict[str, Any]:
+        """Keyword arguments of the constructor, checked by name.
+
+        Raises:
+            UserError: unknown id, unknown option, or one that is missing.
+        """
         entry_point = _find_entry_point(self.id)
         accepted = _parameters(entry_point)
         options = dict(self.options)
@@ -59,19 +80,7 @@ class EnvSpec:
         missing = sorted(_required(entry_point) - options.keys())
         if missing:
             raise UserError(f"{self.id} needs env.options.{missing[0]}: its constructor has no default for it.")
-        made = None
-        if self.expert and "expert" in accepted - options.keys():
-            with suppress(ValueError):  # the class has an expert, but none for these options (questions from a file)
-                made = _construct(self.id, entry_point, {**options, "expert": "default"})
-        if made is None:
-            made = _construct(self.id, entry_point, options)
-        if not isinstance(made, gymnasium.Env):
-            raise UserError(f"env.id: {self.id} makes a {type(made).__name__}, which is no gymnasium.Env.")
-        if self.format not in FORMATS:
-            return _find_object(self.format, "env.format")(made)
-        _refuse_numbers(made, self.id)
-        wrapper = FORMATS[self.format]
-        return wrapper(made) if wrapper is not None else made
+        return options
 
     def offers_expert(self) -> bool:
         """Whether there is somebody to imitate: an environment asked for its expert names an `expert_action`."""

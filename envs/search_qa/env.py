@@ -203,6 +203,8 @@ class SearchQAEnv(gymnasium.Env[str, str]):
 def _check_options(env: SearchQAEnv, questions: Any, retriever: Any, kinds: Sequence[str] | None) -> None:
     if env.topk < 1 or env.max_steps < 1:
         raise DataError(f"topk and max_steps must be >= 1, got {env.topk} and {env.max_steps}")
+    if not questions:
+        raise DataError("questions names no file: give one, or a table of data set names and files")
     if env.reward not in ("em", "f1", "format", "verl"):
         raise DataError(f"reward must be em, f1, format or verl, got {env.reward!r}")
     if env.expert is not None and env.expert not in EXPERTS:
