@@ -82,11 +82,9 @@ class ModelConfig(Section):
     """Folder or hub name of a Hugging Face causal LM, or `tiny`."""
     tiny: TinyModelConfig = TinyModelConfig()
     """Shape of the tiny model."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """Type of the weights, gradients and moments while training."""
-    compute_dtype: Literal["bfloat16"] | None = None
-    """Type of matrix products and attention; None: that of the weights. `bfloat16` over float32 weights is mixed
-    precision: steps of 1e-6, which vanish in bfloat16 weights, at the speed of bfloat16."""
+    dtype: Literal["float32", "mixed", "bfloat16", "float64"] = "float32"
+    """Type of the weights while training. `mixed`: weights, gradients and moments in float32, in which steps of 1e-6
+    count, matrix products and attention in bfloat16, which is what GPUs are fast in."""
     gradient_checkpointing: bool = False
     """Recompute activations in backward: less memory, about a third more compute."""
     lora_rank: int = Field(0, ge=0)

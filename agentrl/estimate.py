@@ -1,7 +1,7 @@
 """Memory and time of a rollout batch, worked out from the shape of the model before anything is loaded.
 
 Symbols: P parameters, D width, I width of the MLP, H and K query and key/value heads of size d, V vocabulary, n layers,
-s bytes of a weight while training, c bytes of a factor of its matrix products (`model.compute_dtype`); T tokens of a
+s bytes of a weight while training, c bytes of a factor of its matrix products; T tokens of a
 micro-batch, C logit rows at once; N processes.
 """
 
@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from agentrl.config import Config
 
-BYTES = {"float32": 4, "bfloat16": 2, "float64": 8}
+BYTES = {"float32": 4, "mixed": 4, "bfloat16": 2, "float64": 8}
+_PRODUCT_BYTES = {**BYTES, "mixed": 2}
 _FP32 = 4
 
 
@@ -123,7 +124,7 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
         chunk: C.
         processes: N.
     """
-    size, factor = BYTES[config.model.dtype], BYTES[config.model.compute_dtype or config.model.dtype]
+    size, factor = BYTES[config.model.dtype], _PRODUCT_BYTES[config.model.dtype]
     shards = processes if config.learner.shard else 1
     split = f" / {shards}" if shards > 1 else ""
     trained = trained_parameters(shape, config)
@@ -194,7 +195,9 @@ def engine_memory(shape: Shape, config: Config, *, processes: int = 1, device_by
 
 
 def _engine_size(config: Config) -> int:
-    return BYTES.get(config.rollout.engine_options.get("dtype", ""), BYTES[config.model.dtype])
+    alone = config.rollout.engine == "vllm"  # the embedded engine keeps keys and values in the type of the weights
+    own = (_PRODUCT_BYTES if alone else BYTES)[config.model.dtype]
+    return BYTES.get(config.rollout.engine_options.get("dtype", ""), own)
 
 
 @dataclass(frozen=True)

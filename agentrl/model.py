@@ -41,17 +41,16 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
         seed: initial weights of the tiny model.
 
     Raises:
-        UserError: the folder or name holds no causal LM, or the types do not go together.
+        UserError: the folder or name holds no causal LM.
     """
-    if config.compute_dtype and config.dtype == "float64":
-        raise UserError('model.compute_dtype goes with float32 weights; with model.dtype = "float64" leave it out.')
     if config.path == "tiny":
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
         module = build_tiny_model(config.tiny, tokenizer, seed=seed)
     else:
         module, tokenizer = _load_pretrained(config.path)
-    module.to(getattr(torch, config.dtype))
-    module.compute_dtype = getattr(torch, config.compute_dtype or config.dtype)
+    weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
+    module.to(getattr(torch, weights))
+    module.compute_dtype = getattr(torch, products)
     if config.gradient_checkpointing:
         recompute_activations(module)
     return module.eval(), tokenizer

@@ -106,7 +106,7 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
 def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     device = CPU
     if _on_gpu(shape):
-        device = GPU if (config.model.compute_dtype or config.model.dtype) == "bfloat16" else GPU_FP32
+        device = GPU if config.model.dtype in ("mixed", "bfloat16") else GPU_FP32
     updates = _most_updates(config)
     items = batch_seconds(shape, config, updates=updates, device=device, processes=processes)
     total = sum(item.value for item in items)

@@ -145,7 +145,7 @@ MODELS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
     (
         Qwen3Config,
         {"vocab_size": 4096, "num_hidden_layers": 6, "tie_word_embeddings": True},
-        {"model": {"compute_dtype": "bfloat16"}},
+        {"model": {"dtype": "mixed"}},
     ),
 ]
 MEASURE = """
@@ -163,7 +163,7 @@ def status(name):  # bytes; VmHWM is this process's own peak, where ru_maxrss st
 def update(shape, tree, length, rows):
     config = build_config(tree)
     module = transformers.AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").eval()
-    module.compute_dtype = getattr(torch, config.model.compute_dtype or config.model.dtype)
+    module.compute_dtype = torch.bfloat16 if config.model.dtype == "mixed" else torch.float32
     if config.model.gradient_checkpointing:
         recompute_activations(module)
     random, trained = np.random.default_rng(0), np.arange(length) >= length // 2

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from agentrl.checkpoint import save_model
 from agentrl.config import ModelConfig
-from agentrl.errors import UserError
 from agentrl.loading import load_models, without_weights
 from agentrl.model import load_model
 from agentrl.processes import ALONE
@@ -42,8 +40,6 @@ def test_a_copy_without_weights_keeps_shape_ties_and_settings() -> None:
 def test_a_loaded_model_knows_the_type_of_its_products(tmp_path: Path) -> None:
     save_model(tmp_path / "model", *tiny_policy())
     plain = load_model(ModelConfig(path=str(tmp_path / "model")))[0]
-    mixed = load_model(ModelConfig(path=str(tmp_path / "model"), compute_dtype="bfloat16"))[0]
+    mixed = load_model(ModelConfig(path=str(tmp_path / "model"), dtype="mixed"))[0]
     assert (plain.dtype, plain.compute_dtype) == (torch.float32, torch.float32)
     assert (mixed.dtype, mixed.compute_dtype) == (torch.float32, torch.bfloat16)
-    with pytest.raises(UserError, match="compute_dtype goes with float32 weights"):
-        load_model(ModelConfig(path=str(tmp_path / "model"), dtype="float64", compute_dtype="bfloat16"))

@@ -23,7 +23,7 @@ IDS = [5, 9, 30, 7, 8, 11]
 
 
 def mixed(module: Any) -> Any:
-    """As `load_model` returns it where `model.compute_dtype = "bfloat16"`."""
+    """As `load_model` returns it where `model.dtype = "mixed"`."""
     module.compute_dtype = torch.bfloat16
     return module
 

@@ -44,8 +44,8 @@ def test_a_config_has_the_papers_settings(path: Path) -> None:
     assert (config.learner.max_reuse, config.gate.kind, config.gate.tau) == (4, "dgg", 0.1)
     assert config.learner.microbatch_tokens >= tokens
     assert config.loss.tis_cap == 2.0
-    assert (config.model.dtype, config.model.compute_dtype) == ("float32", "bfloat16")
-    EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).offers_expert()
+    assert config.model.dtype == "mixed"
+    EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).constructor_options()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -231,7 +231,7 @@ def test_a_run_with_vllm_learns_checks_every_sync_and_resumes(config: Path, tmp_
 def test_in_mixed_precision_vllm_decodes_in_bfloat16_and_the_gap_stays_in_the_default_tolerance(
     config: Path, tmp_path: Path
 ) -> None:
-    words = ["--model.compute_dtype", "bfloat16", "--rollout.sync_tolerance", "0.1", "--train.steps", "1"]
+    words = ["--model.dtype", "mixed", "--rollout.sync_tolerance", "0.1", "--train.steps", "1"]
     assert run(config, "--run-dir", tmp_path / "run", *words) == 0
     (step,) = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]
     assert 1e-5 < step["sync/gap"] < 0.1
