@@ -78,14 +78,15 @@ def sampling_line(described: dict[str, Any]) -> str:
 
 def accuracy_view(table: dict[str, Accuracy], *, samples: int, title: str) -> Table:
     """mean@k, pass@k and majority@k per benchmark, level and subject, with 95 % bootstrap intervals over problems."""
-    view = Table(title=f"{title}, in %", title_justify="left")
-    view.add_column("benchmark", no_wrap=True)
+    # Narrow enough for a terminal of 80 columns, where rich would cut numbers.
+    view = Table(title=f"{title}, in %", title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    view.add_column("benchmark")
     for name in ("n", f"mean@{samples}", f"pass@{samples}", f"majority@{samples}"):
         view.add_column(name, justify="right", no_wrap=True)
     for name, accuracy in table.items():
         benchmark, _, part = name.partition(", ")
         if not part:
-            view.add_section()
+            view.add_row()
         view.add_row(
             f" {part.removeprefix('subject ')}" if part else benchmark,
             str(accuracy.mean.count),
@@ -98,7 +99,8 @@ def accuracy_view(table: dict[str, Accuracy], *, samples: int, title: str) -> Ta
 def _percent(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    return f"{100 * estimate.mean:.1f} [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    mean, low, high = (f"{100 * x:.1f}".replace("100.0", "100") for x in (estimate.mean, estimate.low, estimate.high))
+    return f"{mean} [{low}, {high}]"
 
 
 def accuracy_record(table: dict[str, Accuracy]) -> Metrics:

@@ -1,11 +1,13 @@
 """mean@k, pass@k and majority@k by hand and by counting, bootstrap intervals over problems."""
 
+import io
 import itertools
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from agentrl.analysis.sampling import (
     ProblemSamples,
@@ -15,6 +17,7 @@ from agentrl.analysis.sampling import (
     mean_at_k,
     pass_at_k,
 )
+from agentrl.samples import accuracy_view
 
 samples = st.lists(st.booleans(), min_size=1, max_size=7)
 
@@ -126,6 +129,16 @@ def test_accuracy_table_when_benchmarks_differ_in_size_then_they_weigh_the_same_
     mixed = accuracy_table([problem("rw", "a"), problem("rr", "a"), problem("ww", "b"), problem("rr", "b")])
     assert mixed["average"].mean.mean == 0.625
     assert mixed["average"].mean.low < 0.5 < 0.7 < mixed["average"].mean.high
+
+
+def test_accuracy_view_when_the_terminal_has_eighty_columns_then_no_number_is_cut():
+    problems = [problem("rrrr", level=5, subject="Counting & Probability")] * 500 + [problem("rwww", level=5)]
+    console = Console(width=80, file=io.StringIO())
+    console.print(accuracy_view(accuracy_table(problems), samples=4, title="math"))
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in printed
+    assert "Counting & Probability 500 100 [100, 100] 100 [100, 100] 100 [100, 100]" in " ".join(printed.split())
+    assert "99.9 [99.6, 100]" in printed
 
 
 def test_accuracy_table_when_nobody_answers_then_has_no_majority():
