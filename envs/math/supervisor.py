@@ -6,8 +6,8 @@ by exec, so forking is safe whatever threads, locks or CUDA contexts the user's 
 `spawn` of `multiprocessing` gives both (nor may daemonic processes use them).
 
 A worker handles one request at a time by `MODULE.handle(request) -> dict`. It dies, by the kernel's hand, when it has
-used its CPU time (ITIMER_PROF with the default action, which reaches code stuck in C), and by the supervisor's when
-its wall time is over (on a crowded machine: when it has had 40 % of its CPU time besides); either costs one request.
+used its CPU time (ITIMER_PROF with the default action, which reaches code stuck in C), and by the supervisor's when its
+wall time is over (in a crowd of workers: when it has had a third of its CPU time besides); either costs one request.
 One that has grown by a quarter of the memory it may take is replaced after its answer. All processes block while idle
 and end when their input closes.
 
@@ -29,10 +29,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-SLOW_CPU_S = 0.1  # who has used more on a request, while others wait, goes on in the background, and another is forked
+SLOW_CPU_S = 0.05  # who has used more on a request, while others wait, goes on in the background, and another is forked
 SLOW_NICENESS = 5  # a third of the others' share; at 19 an honest check would hardly go on where other programs compute
-SUSPECT_SHARE = 0.4  # of its CPU time; who has used that much when its wall time is over is killed
-MAX_STARVATION = 10  # wall times that who has not may take
+SUSPECT_SHARE = 1 / 3  # of its CPU time; who has used that much when its wall time is over is killed
+STARVED_ALONE = 1.15  # wall times that who has not may take: kept from the CPU by other programs ...
+STARVED_IN_A_CROWD = 10.0  # ... or by more workers than there are cores
 MAX_SLOW_WORKERS = 32
 LOOK_S = 0.03  # how often busy workers are looked at while requests wait
 
@@ -56,12 +57,12 @@ class Worker:
         times = self.process.cpu_times()
         return times.user + times.system - self.cpu_before_s
 
-    def is_overdue(self, now: float) -> bool:
+    def is_overdue(self, now: float, *, in_a_crowd: bool) -> bool:
         """Whether its wall time is over; one that wants to run, and is kept from the CPU by others, gets more of it."""
         if self.job is None or (over := (now - self.started) / self.job["wall_limit_s"]) < 1:
             return False
         starved = self.used_s() < SUSPECT_SHARE * self.job["cpu_limit_s"] and self.process.status() != "sleeping"
-        return over >= MAX_STARVATION or not starved
+        return over >= (STARVED_IN_A_CROWD if in_a_crowd else STARVED_ALONE) or not starved
 
 
 class Supervisor:
@@ -173,8 +174,8 @@ class Supervisor:
                 self._bury(worker, kill=True)
 
     def _kill_overdue(self) -> None:
-        now = time.monotonic()
-        for worker in [w for w in self.workers if w.is_overdue(now)]:
+        now, in_a_crowd = time.monotonic(), len(self.workers) > self.num_workers
+        for worker in [w for w in self.workers if w.is_overdue(now, in_a_crowd=in_a_crowd)]:
             self._bury(worker, kill=True)
 
     def _bury(self, worker: Worker, *, kill: bool = False) -> None:

@@ -44,14 +44,15 @@ class WorkerPool:
 
     Starts at the first request, ends with the interpreter or by `close()`, uses no CPU while idle, may be shared by
     any number of threads, and starts afresh in a child that was forked from this process. A request that overruns
-    costs its own time; when others wait, a worker that is slow (over 0.1 s of CPU) goes on at low priority and another
+    costs its own time; when others wait, a worker that is slow (over 0.05 s of CPU) goes on at low priority and another
     one is forked in its place, so that the others go on.
 
     Args:
         module: name of an importable module with `initialise()` and `handle(dict) -> dict`.
         num_workers: workers kept; default: the number of cores, at least 2, at most 8.
         cpu_limit_s: CPU seconds for one request.
-        wall_limit_s: wall seconds for one request, for what sleeps or is starved.
+        wall_limit_s: wall seconds for one request, for what sleeps or is starved; a starved one gets 15 % more, and
+            in a crowd of workers, where it waits for its own kind, as long as it needs for a third of its CPU time.
         memory_limit_bytes: address space that a worker may add to what it started with.
     """
 
