@@ -81,8 +81,9 @@ def look(spec: EnvSpec) -> Offer:
 
 
 def _is_about_settings(error: Exception) -> bool:
-    """Our own errors for users, and those of `envs` and `retriever`."""
-    return isinstance(error, UserError) or type(error).__module__.split(".")[0] in ("envs", "retriever")
+    """Our own errors for users, and those of `envs` and `retriever` that another setting mends."""
+    ours = isinstance(error, UserError) or type(error).__module__.split(".")[0] in ("envs", "retriever")
+    return ours and not getattr(error, "fatal", False)
 
 
 def reset(env: gymnasium.Env[str, str], task: Task) -> tuple[str, dict[str, Any]]:

@@ -62,7 +62,7 @@ def comparable(folder: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in record.items() if not k.startswith("time/")} for record in read_metrics(folder)]
 
 
-NUM_VOCABULARY_EPISODES = 64  # a tiny model takes its words from them before the run begins
+NUM_FIRST_RESETS = 3 + 64  # before the run begins: looks at what it offers, episodes that lend a tiny model its words
 
 
 class SignalEnv(ColourEnv):
@@ -95,7 +95,7 @@ def test_a_signal_saves_a_checkpoint_and_exits_and_the_run_resumes_to_the_same_e
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, episode: int, code: int, done: int
 ) -> None:
     folder = tmp_path / "stopped"
-    SignalEnv.count, SignalEnv.sends = -NUM_VOCABULARY_EPISODES, (number, episode)
+    SignalEnv.count, SignalEnv.sends = -NUM_FIRST_RESETS, (number, episode)
     before = signal.getsignal(number)
     assert run(folder, f"{__name__}:SignalEnv", checkpoint__every=0, eval__every=2) == code
     assert signal.getsignal(number) == before
