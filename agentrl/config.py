@@ -547,8 +547,9 @@ def _explain(problem: Any, origin: dict[str, str]) -> str:
         near = near or difflib.get_close_matches(key, list(Config.model_fields), n=1)
         hint = f" Did you mean {near[0]}?" if near else f" Tables are: {', '.join(Config.model_fields)}."
         return f"unknown key {key} ({where}).{hint}"
-    default = next((text for name, text, _ in describe_fields() if name == key), None)
-    remedy = f" Remove the line to use {default}." if default is not None else ""
+    default = next((text for name, text, _ in describe_fields() if name == key), "null")
+    remedy = f" Its default is {default}." if where == "command line" else f" Remove the line to use {default}."
+    remedy = remedy if default != "null" else ""
     message = problem["msg"].replace("Input should be", "must be").replace("greater than or equal to", ">=")
     message = message.replace("less than or equal to", "<=").replace("greater than", ">").replace("less than", "<")
     return f"{key} {message}, got {problem['input']!r} ({where}).{remedy}"

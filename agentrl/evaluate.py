@@ -261,7 +261,7 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [_long_form(word) for word in overrides]
     if options.env:
         overrides += ["--env.id", options.env]
-    if options.samples:
+    if options.samples is not None:
         overrides += ["--eval.samples", str(options.samples)]
     if options.config:
         config, model = load_config(options.config, overrides), options.model

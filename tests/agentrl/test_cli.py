@@ -261,6 +261,11 @@ def test_a_second_ctrl_c_ends_on_the_spot() -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
 
+def test_evaluate_with_no_samples_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main_guard(lambda: evaluate.main(["--policy", "expert", "--env", TOY, "-k", "0"])) == 2
+    assert "eval.samples must be >= 1, got 0" in capsys.readouterr().err
+
+
 def test_evaluate_writes_the_rates_as_json(tmp_path: Path) -> None:
     words = [
         "--policy",

@@ -61,7 +61,7 @@ def test_load_config_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> N
         (["--learner.lrr", "1"], "unknown key learner.lrr (command line). Did you mean learner.lr?"),
         (
             ["--rollout.max_turns", "0"],
-            "rollout.max_turns must be >= 1, got 0 (command line). Remove the line to use 20.",
+            "rollout.max_turns must be >= 1, got 0 (command line). Its default is 20.",
         ),
         (["--gate.kind", "dg"], "gate.kind must be 'dgg', 'none'"),
         (["--learner.lr", "fast"], "learner.lr must be a valid number"),
