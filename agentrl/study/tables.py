@@ -21,9 +21,13 @@ def study_tables(results: Results, *, source: Path) -> str:
         if not settings:
             continue
         parts.append(_grid(results, stage) if is_grid(results, stage) else _comparison(results, stage))
-    starts = {run.get("initial") for run in results.runs}
-    if len(starts) > 1:
-        parts.append(f"**Mind:** these runs started from {len(starts)} different warm starts.")
+    starts: dict[int, set[str | None]] = {}
+    for run in results.runs:
+        starts.setdefault(run["seed"], set()).add(run.get("initial"))
+    everything = set().union(*starts.values())
+    # One warm start for all, or random weights of each seed's own; anything else comes from several machines.
+    if any(len(own) > 1 for own in starts.values()) or 1 < len(everything) < len(starts):
+        parts.append(f"**Mind:** these runs started from {len(everything)} different warm starts.")
     command = f"python -m agentrl.study {source}"
     return "\n\n".join([*parts, f"Computed from `{source}` by `{command}`."])
 

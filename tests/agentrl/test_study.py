@@ -220,7 +220,8 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     text = capsys.readouterr().out
     assert "### toy" in text
     assert "| single use" in text
-    assert len({run["initial"] for run in runs}) == 1
+    assert len({(run["seed"], run["initial"]) for run in runs}) == len({run["seed"] for run in runs})
+    assert "different warm starts" not in text
     shutil.rmtree(tmp_path / "runs")  # the results file remembers what was measured
     assert main([str(path), "--plan"]) == 0
     assert " open " not in capsys.readouterr().out
