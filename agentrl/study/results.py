@@ -51,6 +51,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
         "initial": file_hash(folder / "initial" / "model.safetensors"),
+        "machine": describe_machine()["processor"],
         "command": " ".join(["python -m agentrl.train", *versions.get("command", [])[1:]]),
         "git_commit": versions.get("git_commit"),
     }
@@ -99,7 +100,7 @@ class Results:
     def read(cls, path: Path) -> "Results":
         """From a results file."""
         tree = json.loads(path.read_text())
-        return cls(tree["study"], tree["runs"])
+        return cls(tree["study"], [{"machine": tree["machine"]["processor"], **run} for run in tree["runs"]])
 
     def by_key(self) -> dict[str, Run]:
         """Record of each run by its cell's key."""

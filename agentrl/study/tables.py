@@ -28,8 +28,9 @@ def study_tables(results: Results, *, source: Path) -> str:
     # One warm start for all, or random weights of each seed's own; anything else comes from several machines.
     if any(len(own) > 1 for own in starts.values()) or 1 < len(everything) < len(starts):
         parts.append(f"**Mind:** these runs started from {len(everything)} different warm starts.")
-    command = f"python -m agentrl.study {source}"
-    return "\n\n".join([*parts, f"Computed from `{source}` by `{command}`."])
+    machines = " and ".join(sorted({run["machine"] for run in results.runs}))
+    source_line = f"Computed from `{source}` by `python -m agentrl.study {source}`; measured on {machines}."
+    return "\n\n".join([*parts, source_line])
 
 
 def replace_section(path: Path, text: str) -> None:

@@ -66,6 +66,7 @@ def make_run(arm: str, seed: int, success: list[float], *, stage: str = "main", 
     return {
         "arm": arm, "axes": {"learner.lr": lr}, "seed": seed, "stage": stage, "curve": curve,
         "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2, "closed_batches": 2,
+        "machine": "an abacus",
     }  # fmt: skip
 
 
@@ -137,6 +138,7 @@ def test_grid_when_two_axes_then_the_last_is_in_columns_and_speedups_are_over_ea
     assert "| naive, max_reuse 2 | 60.0 (2.00x) | 30.0 (not reached) |" in text
     assert "| naive, max_reuse 4 | 60.0 (2.00x) | - |" in text
     assert "different warm starts" not in text
+    assert text.endswith("measured on an abacus.")
     results.runs[0]["initial"] = "abc"
     assert "2 different warm starts" in study_tables(results, source=tmp_path / "results.json")
 
