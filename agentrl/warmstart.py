@@ -211,9 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     offers_expert = pool.offer().expert
     pool.close()
     if not offers_expert:
-        raise UserError(
-            f"{config.env.id} offers no expert (no constructor parameter `expert`); train without a warm start."
-        )
+        raise UserError(f"{config.env.id} offers no expert with these options; train without a warm start.")
     set_threads(config)
     print(warmstart(config))
     return 0
