@@ -5,6 +5,7 @@ is computed from it, so that nothing in the README is typed.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import platform
@@ -48,6 +49,10 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "training_success": [round(batch["rollout/success"], 4) for batch in batches],
         "reuse_steps": len(tests),
         "discarded_reuse_steps": sum(not update["applied"] for update in tests),
+        "rising_reuse_steps": sum(
+            later["k"] > 1 and later["head_energy"] > earlier["head_energy"]
+            for earlier, later in itertools.pairwise(updates)
+        ),
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
         "initial": file_hash(folder / "initial" / "model.safetensors"),
@@ -183,6 +188,7 @@ def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> d
         "cpu": [[column(run, "cpu_s") for run in group] for group in pick],
         "time": [[shared_time(run, rollout_share=rollout_share) for run in group] for group in pick],
     }
+    tests = sum(run["reuse_steps"] for run in pick[1]) or float("nan")
     onsets = [degradation_onset(curve) for curve in scores[1]]
     return {
         "seeds": seeds,
@@ -192,7 +198,8 @@ def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> d
         "degraded": sum(onset is not None for onset in onsets),
         "lowest": float(np.mean([min(curve[len(curve) // 2 :]) for curve in scores[1]])),
         "steps_per_batch": float(np.mean([sum(r["curve"][-1][5:7]) / r["curve"][-1][0] for r in pick[1]])),
-        "discarded": sum(r["discarded_reuse_steps"] for r in pick[1]) / max(1, sum(r["reuse_steps"] for r in pick[1])),
+        "discarded": sum(run["discarded_reuse_steps"] for run in pick[1]) / tests,
+        "rising": sum(run.get("rising_reuse_steps", float("nan")) for run in pick[1]) / tests,
         "cpu_s": float(np.mean([run["run_cost"]["cpu_s"] for run in pick[1]])),
     }
 

@@ -57,9 +57,9 @@ def _comparison(results: Results, stage: str) -> str:
     share = results.study["rollout_share"]
     header = (
         f"| {stage} | end (last 5) | minus single use | rollouts | time at {share:.0%} rollouts | CPU time here "
-        "| gradients a batch | discarded | broke down | CPU-s a run |"
+        "| gradients a batch | energy rises | discarded | broke down | CPU-s a run |"
     )
-    lines = [header, "|" + " --- |" + " ---: |" * 9]
+    lines = [header, "|" + " --- |" + " ---: |" * 10]
     for (arm, axes), runs in settings.items():
         row = compare(runs, reference, rollout_share=share)
         if not row["seeds"]:
@@ -72,7 +72,7 @@ def _comparison(results: Results, stage: str) -> str:
             "" if is_reference else format_difference(row["difference"]),
             *("1" if is_reference else format_speedup(row["speedup"][key]) for key in ("rollouts", "time", "cpu")),
             f"{row['steps_per_batch']:.1f}",
-            f"{100 * row['discarded']:.0f} %",
+            *("" if np.isnan(row[key]) else f"{100 * row[key]:.0f} %" for key in ("rising", "discarded")),
             f"{row['degraded']} of {len(row['seeds'])}",
             f"{row['cpu_s']:.0f}",
         ]

@@ -65,8 +65,8 @@ def make_run(arm: str, seed: int, success: list[float], *, stage: str = "main", 
     curve = [[i, y, 10 * i, 0, 0, reuse * i, 0, 1.0 * i, 1.0 * i] for i, y in enumerate(success)]
     return {
         "arm": arm, "axes": {"learner.lr": lr}, "seed": seed, "stage": stage, "curve": curve,
-        "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2, "closed_batches": 2,
-        "machine": "an abacus",
+        "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2, "rising_reuse_steps": 3,
+        "closed_batches": 2, "machine": "an abacus",
     }  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_compare_when_an_arm_is_twice_as_fast_with_four_gradients_then_time_coun
     # two batches with eight gradients against four batches with four: 4 / (0.8 * 2 + 0.2 * 8)
     assert row["speedup"]["time"].value == pytest.approx(4 / 3.2)
     assert row["difference"].mean == pytest.approx(0)
-    assert (row["degraded"], row["steps_per_batch"], row["discarded"]) == (0, 4.0, 0.2)
+    assert (row["degraded"], row["steps_per_batch"], row["discarded"], row["rising"]) == (0, 4.0, 0.2, 0.3)
 
 
 def test_tables_when_written_then_numbers_and_not_reached_stand_there(tmp_path: Path) -> None:
