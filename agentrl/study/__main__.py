@@ -14,7 +14,7 @@ from agentrl.study.pictures import draw_study
 from agentrl.study.plan import Cell, Study, load_study
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
-from agentrl.study.tables import replace_section, study_tables
+from agentrl.study.tables import replace_section, study_tables, summary_table
 
 console = Console(stderr=True)
 
@@ -74,10 +74,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="list the runs and what is done, and stop")
     parser.add_argument("--results", help="JSON file to keep results in (default: the one that STUDY.toml names)")
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also draw curves and maps there, as SVG")
+    parser.add_argument(
+        "--summary", nargs="+", metavar="ARM", help="one short table instead: these arms against single use"
+    )
     parser.add_argument("--readme", type=Path, help="put the tables between the study marks of this Markdown file")
     options = parser.parse_args(argv)
     if all(path.suffix == ".json" for path in options.study):
-        return show(options.study, options.readme, options.figures)
+        return show(options.study, options)
     if len(options.study) != 1:
         raise UserError("give one STUDY.toml, or any number of RESULTS.json.")
     study = load_study(options.study[0])
@@ -90,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         return print_plan(study)
     stages = options.stage or list(study.config.stages)
     code = run_study(study, stages=stages, jobs=options.jobs, budget_s=options.budget_s)
-    show([Path(study.config.results)], options.readme, options.figures)
+    show([Path(study.config.results)], options)
     return code
 
 
@@ -107,16 +110,19 @@ def print_plan(study: Study) -> int:
     return 0
 
 
-def show(paths: list[Path], readme: Path | None, figures: Path | None) -> int:
+def show(paths: list[Path], options: argparse.Namespace) -> int:
     """Markdown to stdout or into a file, and figures into a folder."""
     studies = {path: Results.read(path) for path in paths}
-    if figures is not None:
-        draw(studies, figures)
-    text = "\n\n".join(study_tables(results, source=path) for path, results in studies.items())
-    if readme is None:
+    if options.figures is not None:
+        draw(studies, options.figures)
+    if options.summary:
+        text = summary_table(list(studies.values()), options.summary)
+    else:
+        text = "\n\n".join(study_tables(results, source=path) for path, results in studies.items())
+    if options.readme is None:
         print(text)
     else:
-        replace_section(readme, text)
+        replace_section(options.readme, text)
     return 0
 
 

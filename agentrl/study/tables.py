@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +32,48 @@ def study_tables(results: Results, *, source: Path) -> str:
     machines = " and ".join(sorted({run["machine"] for run in results.runs}))
     source_line = f"Computed from `{source}` by `python -m agentrl.study {source}`; measured on {machines}."
     return "\n\n".join([*parts, source_line])
+
+
+def summary_table(studies: Sequence[Results], arms: Sequence[str]) -> str:
+    """One table over studies: each stage that compares arms in a row, what `arms` gain over single use in columns.
+
+    Raises:
+        UserError: an arm that no study has.
+    """
+    unknown = sorted(set(arms) - {arm for results in studies for arm in results.study["arms"]})
+    if unknown:
+        raise UserError(f"no arm {', '.join(unknown)} in these results.")
+    labels = [next(r.label(arm) for r in studies if arm in r.study["arms"]) for arm in arms]
+    share = studies[0].study["rollout_share"]
+    columns = [f"{label}: {what}" for label in labels for what in ("rollouts", f"time at {share:.0%}", "end")]
+    lines = [
+        f"| study, stage | single use ends at | {' | '.join(columns)} |",
+        "|" + " --- |" + " ---: |" * (1 + len(columns)),
+    ]
+    for results in studies:
+        for stage in results.study["stages"]:
+            found = {arm: (axes, runs) for (arm, axes), runs in results.settings(stage).items()}
+            axes, reference = found.get(results.study["reference"], ("", []))
+            if is_grid(results, stage) or not reference or not set(arms) & set(found):
+                continue
+            cells = [
+                f"{results.study['title']}, {stage}",
+                f"{100 * float(np.mean([final_success(r) for r in reference])):.1f} %",
+            ]
+            for arm in arms:
+                row = compare(found[arm][1], reference, rollout_share=share) if arm in found else {"seeds": []}
+                cells += _gains(row, "" if found.get(arm, (axes,))[0] == axes else f" ({found[arm][0]})")
+            cells[0] += f" ({axes})"
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _gains(row: dict[str, Any], note: str) -> list[str]:
+    """Speedup in rollouts and in time, and the difference at the end; `note` where the arm's setting is its own."""
+    if not row["seeds"]:
+        return ["", "", ""]
+    speedups = [format_speedup(row["speedup"][key]) for key in ("rollouts", "time")]
+    return [speedups[0] + note, speedups[1], format_difference(row["difference"])]
 
 
 def replace_section(path: Path, text: str) -> None:

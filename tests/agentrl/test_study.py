@@ -13,7 +13,15 @@ from agentrl.study.__main__ import main
 from agentrl.study.pictures import draw_study
 from agentrl.study.plan import as_words, load_study
 from agentrl.study.results import COLUMNS, Results, compare
-from agentrl.study.tables import BEGIN, END, format_difference, format_speedup, replace_section, study_tables
+from agentrl.study.tables import (
+    BEGIN,
+    END,
+    format_difference,
+    format_speedup,
+    replace_section,
+    study_tables,
+    summary_table,
+)
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,6 +168,22 @@ def mapped_runs() -> list[dict[str, object]]:
         {**make_run("naive", 0, curve, stage="map"), "axes": {"learner.max_reuse": k, "learner.lr": lr}}
         for (k, lr), curve in values
     ]
+
+
+def test_summary_when_several_studies_then_a_row_per_stage_and_three_cells_per_arm(tmp_path: Path) -> None:
+    runs = [make_run("single", s, [0.2, 0.4, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6]) for s in (0, 1)]
+    runs += [make_run("naive", s, [0.2, 0.6, 0.7, 0.7, 0.7, 0.7, 0.7, 0.7], lr=1e-4) for s in (0, 1)]
+    results = results_of(tmp_path, runs)
+    lines = summary_table([results, results], ["naive"]).splitlines()
+    assert len(lines) == 4
+    assert lines[2] == lines[3]
+    # the level, 60 %, after one batch instead of two; four gradients a batch: 2 / (0.8 + 0.2 * 4)
+    assert (
+        "main (lr 0.001) | 60.0 % | 2.00x [2.00, 2.00] (lr 0.0001) | 1.25x [1.25, 1.25] | +10.0 [10.0, 10.0] |"
+        in lines[2]
+    )
+    with pytest.raises(UserError, match="no arm nobody"):
+        summary_table([results], ["nobody"])
 
 
 def test_readme_when_marked_then_only_the_section_changes(tmp_path: Path) -> None:
