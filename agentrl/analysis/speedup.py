@@ -27,7 +27,8 @@ class Speedup:
     """How many times cheaper an arm reaches the reference; None stands for "not reached"."""
 
     value: float | None
-    """Cost of the reference arm over cost of this arm, both at the reference level; None: not reached."""
+    """Cost of the reference arm over cost of this arm, both at the reference level; None: not reached, or the
+    reference ends no higher than it starts, so that there is nothing to reach."""
     low: float | None
     """Lower end of the bootstrap interval; None: resamples that never reach the level lie below it."""
     high: float | None
@@ -109,7 +110,7 @@ def _ratio(pairs: list[tuple[NDArray[np.float64], ...]], chosen: NDArray[np.int6
     base = cost_to_reach(reference_costs.tolist(), reference_scores.tolist(), target)
     own = cost_to_reach(costs.tolist(), scores.tolist(), target)
     assert base is not None, "a curve always reaches the mean of its own end"
-    return None if own is None else base / max(own, 1e-12)
+    return None if own is None or base == 0 else base / max(own, 1e-12)
 
 
 def step_time(batches: float, gradients: float, *, rollout_share: float = 0.8) -> float:

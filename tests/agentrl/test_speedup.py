@@ -49,6 +49,11 @@ def test_speedup_when_one_seed_of_three_fails_then_the_interval_reaches_down_to_
     assert 0 < result.reached < 1
 
 
+def test_speedup_when_the_reference_ends_no_higher_than_it_starts_then_there_is_nothing_to_reach() -> None:
+    costs, flat = [[0.0, 10.0, 20.0]], [[0.4, 0.3, 0.3]]
+    assert speedup((costs, flat), (costs, [[0.4, 0.6, 0.6]])).value is None
+
+
 def test_speedup_when_arm_is_the_reference_then_one() -> None:
     curves = [[0.1, 0.5, 0.6, 0.62, 0.58, 0.61, 0.6, 0.63, 0.59, 0.6], rising(5)]
     result = speedup(([COSTS] * 2, curves), ([COSTS] * 2, curves))
