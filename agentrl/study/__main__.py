@@ -73,6 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--budget-s", type=float, default=float("inf"), help="start no run after so many CPU seconds")
     parser.add_argument("--plan", action="store_true", help="list the runs and what is done, and stop")
     parser.add_argument("--results", help="JSON file to keep results in (default: the one that STUDY.toml names)")
+    parser.add_argument(
+        "--reference", metavar="ARM", help="measure against this arm (default: the study's, single use)"
+    )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also draw curves and maps there, as SVG")
     parser.add_argument(
         "--summary", nargs="+", metavar="ARM", help="one short table instead: these arms against single use"
@@ -113,6 +116,10 @@ def print_plan(study: Study) -> int:
 def show(paths: list[Path], options: argparse.Namespace) -> int:
     """Markdown to stdout or into a file, and figures into a folder."""
     studies = {path: Results.read(path) for path in paths}
+    for path, results in studies.items() if options.reference else ():
+        if options.reference not in results.study["arms"]:
+            raise UserError(f"no arm {options.reference!r} in {path}; there are {', '.join(results.study['arms'])}.")
+        results.study["reference"] = options.reference
     if options.figures is not None:
         draw(studies, options.figures)
     if options.summary:

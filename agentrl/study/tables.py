@@ -47,7 +47,7 @@ def summary_table(studies: Sequence[Results], arms: Sequence[str]) -> str:
     share = studies[0].study["rollout_share"]
     columns = [f"{label}: {what}" for label in labels for what in ("rollouts", f"time at {share:.0%}", "end")]
     lines = [
-        f"| study, stage | single use ends at | {' | '.join(columns)} |",
+        f"| study, stage | {studies[0].label(studies[0].study['reference'])} ends at | {' | '.join(columns)} |",
         "|" + " --- |" + " ---: |" * (1 + len(columns)),
     ]
     for results in studies:
@@ -96,11 +96,12 @@ def _comparison(results: Results, stage: str) -> str:
     if reference is None:  # a stage of controls is measured against the single-use runs of an earlier one
         reference = _earlier_reference(results)
     if reference is None:
-        return f"**{stage}**: no run of the single-use arm yet."
+        return f"**{stage}**: no run of the arm {results.study['reference']!r} yet."
     share = results.study["rollout_share"]
     header = (
-        f"| {stage} | end (last 5) | minus single use | rollouts | time at {share:.0%} rollouts | CPU time here "
-        "| gradients a batch | energy rises | discarded | broke down | CPU-s a run |"
+        f"| {stage} | end (last 5) | minus {results.label(results.study['reference'])} | rollouts "
+        f"| time at {share:.0%} rollouts | CPU time here | gradients a batch | energy rises | discarded | broke down "
+        "| CPU-s a run |"
     )
     lines = [header, "|" + " --- |" + " ---: |" * 10]
     for (arm, axes), runs in settings.items():

@@ -260,6 +260,21 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     assert " done " not in capsys.readouterr().out
 
 
+def test_command_when_another_reference_is_named_then_arms_are_measured_against_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [make_run("single", s, [0.2, *[0.4] * 6]) for s in (0, 1)]
+    runs += [make_run("naive", s, [0.2, *[0.5] * 6]) for s in (0, 1)]
+    path = tmp_path / "results.json"
+    results_of(tmp_path, runs).write(path, command="x")
+    assert main_guard(lambda: main([str(path), "--reference", "naive"])) == 0
+    text = capsys.readouterr().out
+    assert "minus naive" in text
+    assert "| single use (lr 0.001) | 40.0 % | -10.0 [-10.0, -10.0] | not reached |" in text
+    assert main_guard(lambda: main([str(path), "--reference", "nobody"])) == 2
+    assert "there are single, naive" in capsys.readouterr().err
+
+
 def test_command_when_told_nonsense_then_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_study(tmp_path)
     assert main_guard(lambda: main([str(path), "--stage", "nope"])) == 2
