@@ -11,7 +11,7 @@ from agentrl.analysis.figures import require_matplotlib
 from agentrl.cli import main_guard
 from agentrl.errors import UserError
 from agentrl.study.pictures import draw_study
-from agentrl.study.plan import Cell, Study, load_study
+from agentrl.study.plan import Cell, Study, load_study, require_arms
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
 from agentrl.study.tables import replace_section, study_tables, summary_table
@@ -92,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     unknown = set(options.stage or []) - set(study.config.stages)
     if unknown:
         raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(study.config.stages)}.")
+    require_arms(filter(None, [options.reference, *(options.summary or [])]), study.config.arms)  # before it costs
     if options.plan:
         return print_plan(study)
     stages = options.stage or list(study.config.stages)
@@ -116,10 +117,10 @@ def print_plan(study: Study) -> int:
 def show(paths: list[Path], options: argparse.Namespace) -> int:
     """Markdown to stdout or into a file, and figures into a folder."""
     studies = {path: Results.read(path) for path in paths}
-    for path, results in studies.items() if options.reference else ():
-        if options.reference not in results.study["arms"]:
-            raise UserError(f"no arm {options.reference!r} in {path}; there are {', '.join(results.study['arms'])}.")
-        results.study["reference"] = options.reference
+    if options.reference:
+        for results in studies.values():
+            require_arms([options.reference], results.study["arms"])
+            results.study["reference"] = options.reference
     if options.figures is not None:
         draw(studies, options.figures)
     if options.summary:

@@ -3,10 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from agentrl.analysis.figures import Line, learning_curves, reuse_map, save
-from agentrl.study.results import Results, Run, column, describe_axes, final_success
+from agentrl.study.results import Results, Run, column, describe_axes, mean_final
 from agentrl.study.tables import is_grid
 
 _COSTS = {"rollouts": "episodes", "CPU seconds of rollouts and updates": "cpu_s"}
@@ -46,5 +44,5 @@ def _map(results: Results, settings: list[tuple[tuple[str, str], list[Run]]]) ->
     for (arm, _), runs in settings:
         table = success.setdefault(results.label(arm), [[float("nan")] * len(columns) for _ in rows])
         place = rows.index(runs[0]["axes"][axes[0]]), columns.index(runs[0]["axes"][axes[1]])
-        table[place[0]][place[1]] = float(np.mean([final_success(run) for run in runs]))
+        table[place[0]][place[1]] = mean_final(runs)
     return reuse_map(success, rows=(axes[0], rows), columns=(axes[1], columns))

@@ -6,7 +6,7 @@ Stages follow each other: a value may be taken from an earlier stage, such as th
 
 import itertools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import Field
 
 from agentrl.config import Section, content_hash, load_config, read_toml
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
 _REFERENCE = re.compile(r"(best|stops) of ([\w.+-]+) in ([\w.+-]+)")
@@ -160,6 +160,18 @@ def load_study(path: Path) -> Study:
     if config.reference not in config.arms:
         raise ConfigError(f"reference must be one of {', '.join(config.arms)}; got {config.reference!r} ({path}).")
     return study
+
+
+def require_arms(arms: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names of arms that are not there.
+
+    Raises:
+        UserError: which, and which there are.
+    """
+    names = list(known)
+    unknown = [arm for arm in arms if arm not in names]
+    if unknown:
+        raise UserError(f"no arm {', '.join(unknown)}; there are {', '.join(names)}.")
 
 
 def as_words(overrides: dict[str, Any]) -> list[str]:

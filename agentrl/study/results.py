@@ -9,7 +9,7 @@ import itertools
 import json
 import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -128,10 +128,10 @@ class Results:
         if kind == "stops":
             tests = sum(run["reuse_steps"] for run in runs)
             return round(sum(run["discarded_reuse_steps"] for run in runs) / max(1, tests), 3)
-        by_value: dict[Any, list[float]] = {}
+        by_value: dict[Any, list[Run]] = {}
         for run in runs:
-            by_value.setdefault(run["axes"][axis], []).append(final_success(run))
-        return max(by_value, key=lambda value: float(np.mean(by_value[value])))
+            by_value.setdefault(run["axes"][axis], []).append(run)
+        return max(by_value, key=lambda value: mean_final(by_value[value]))
 
     def settings(self, stage: str) -> dict[tuple[str, str], list[Run]]:
         """(arm, axes as text) -> its runs by seed, in the order of the study."""
@@ -165,6 +165,11 @@ def column(run: Run, name: str) -> list[float]:
 def final_success(run: Run) -> float:
     """Mean of the last five evaluations."""
     return converged(column(run, "success"), last=LAST)
+
+
+def mean_final(runs: Sequence[Run]) -> float:
+    """`final_success`, averaged over runs."""
+    return float(np.mean([final_success(run) for run in runs]))
 
 
 def shared_time(run: Run, *, rollout_share: float) -> list[float]:
