@@ -332,7 +332,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m agentrl.check_env",
         description="Play an environment as a run would and say whether it keeps the contract, and what it costs.",
-        epilog="Config keys can be given: --env.options.size 3 --env.format envs.tools:ToolCalls. "
+        epilog="Config keys can be given: --env.options.size 3 --env.format agentrl.envs.tools:ToolCalls. "
         "Exit code 0: nothing failed; 1: something did; 2: bad input.",
     )
     parser.add_argument("env", metavar="ID", help="Gymnasium id, or module:Class")

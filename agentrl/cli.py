@@ -57,7 +57,7 @@ def parse_command_line(
 
 def _is_user_error(error: Exception) -> bool:
     """Our own errors, and those of `envs` and `retriever`, which do not know ours."""
-    return isinstance(error, UserError) or type(error).__module__.split(".")[0] in ("envs", "retriever")
+    return isinstance(error, UserError) or type(error).__module__.startswith(("agentrl.envs.", "agentrl.retriever."))
 
 
 def _fail(message: str, code: int) -> int:

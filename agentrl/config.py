@@ -499,7 +499,8 @@ def _refuse_secrets(tree: dict[str, Any]) -> None:
         if isinstance(value, str) and value and _SECRET.search(key.lower()):
             raise ConfigError(
                 f"{key} looks like a secret, and run folders keep all options. Put it into an environment variable and "
-                "give the variable's name to the environment (token_variable of envs.adapters.remote:RemoteEnv)."
+                "give the variable's name to the environment (token_variable of "
+                "agentrl.envs.adapters.remote:RemoteEnv)."
             )
 
 

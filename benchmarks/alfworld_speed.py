@@ -14,9 +14,9 @@ import time
 
 import gymnasium
 
-import envs  # noqa: F401 - registers the ids
-from envs.alfworld.sources import open_games
-from envs.errors import MissingExtraError
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.alfworld.sources import open_games
+from agentrl.envs.errors import MissingExtraError
 
 _ID = "agentrl/ALFWorld-v0"
 

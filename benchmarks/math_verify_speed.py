@@ -16,10 +16,10 @@ from fractions import Fraction
 
 import psutil
 
-from envs.math.answers import extract_answers
-from envs.math.checker import initialise, library_equal
-from envs.math.problems import load_problems
-from envs.math.verifier import library_verdict, verify
+from agentrl.envs.math.answers import extract_answers
+from agentrl.envs.math.checker import initialise, library_equal
+from agentrl.envs.math.problems import load_problems
+from agentrl.envs.math.verifier import library_verdict, verify
 
 Pair = tuple[str, str]
 

@@ -1,7 +1,7 @@
 """A retrieval server in the manner of Search-R1's, for side-by-side measurements.
 
 One tokenisation, one forward pass and one FAISS flat search per request; thread-pool handlers, pydantic bodies, no
-batching across requests, no cache; FAISS at its default settings. It serves a folder written by `retriever.build`
+batching across requests, no cache; FAISS at its default settings. It serves a folder of `agentrl.retriever.build`
 (or by retriever_load.py) and needs the extra [search].
 
     python benchmarks/retriever_baseline.py FOLDER ENCODER PORT
@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel
 from transformers import AutoModel, AutoTokenizer
 
-from retriever.encoder import EncoderSpec, _model_path
+from agentrl.retriever.encoder import EncoderSpec, _model_path
 
 folder, encoder_name, port = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 manifest = json.loads((folder / encoder_name / "manifest.json").read_text())

@@ -17,8 +17,8 @@ import faiss
 import numpy as np
 import torch
 
-from retriever.exact import ExactIndex, cpu_has_bfloat16
-from retriever.vectors import Vectors
+from agentrl.retriever.exact import ExactIndex, cpu_has_bfloat16
+from agentrl.retriever.vectors import Vectors
 
 
 def make_vectors(rng: np.random.Generator, centres: np.ndarray, count: int) -> np.ndarray:

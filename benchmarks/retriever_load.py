@@ -27,10 +27,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retriever.encoder import ENCODERS, Encoder, probe_vector
-from retriever.engine import Retriever
-from retriever.folder import FORMAT, fingerprints, write_json
-from retriever.passages import write_passages
+from agentrl.retriever.encoder import ENCODERS, Encoder, probe_vector
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.folder import FORMAT, fingerprints, write_json
+from agentrl.retriever.passages import write_passages
 
 NAMES = ("Alder", "Birch", "Cedar", "Dunmore", "Elstow", "Farley", "Garrick", "Hollis", "Ingram", "Jarrow", "Kendal")
 WORDS = ("river", "bridge", "novel", "painter", "composer", "treaty", "harbour", "engine", "planet", "castle", "island")
@@ -174,7 +174,7 @@ def main() -> None:
         folder = Path(temporary)
         make_folder(folder, options.passages)
         check_recall(folder, 100)
-        ours = ["-m", "retriever.serve", str(folder), "--threads", "1"]
+        ours = ["-m", "agentrl.retriever.serve", str(folder), "--threads", "1"]
         baseline = str(Path(__file__).with_name("retriever_baseline.py"))
         servers = [
             Server("baseline", [baseline, str(folder), "minilm", "8431"], 8431),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import gymnasium
 
-import envs  # noqa: F401 - registers the ids
+import agentrl.envs  # noqa: F401 - registers the ids
 
 _ID = "agentrl/WebShop-v0"
 _NUM_LARGE = 1_181_430
@@ -70,7 +70,7 @@ def build_large(folder: Path, num_products: int) -> None:
     if (folder / "shop.json").exists():
         print(f"{folder} is built already")
         return
-    command = [sys.executable, "-m", "envs.webshop", "build", "--data-dir", "synthetic", "--out", str(folder)]
+    command = [sys.executable, "-m", "agentrl.envs.webshop", "build", "--data-dir", "synthetic", "--out", str(folder)]
     wall = time.perf_counter()
     subprocess.run([*command, "--num-products", str(num_products)], check=True)
     wall = time.perf_counter() - wall

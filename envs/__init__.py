@@ -11,11 +11,11 @@ from gymnasium.envs.registration import register, registry
 
 # id -> (entry point, step limit of the benchmark; None where the environment ends by itself)
 ENVIRONMENTS: dict[str, tuple[str, int | None]] = {
-    "agentrl/ALFWorld-v0": ("envs.alfworld.env:ALFWorldEnv", 50),
-    "agentrl/WebShop-v0": ("envs.webshop.env:WebShopEnv", None),
-    "agentrl/SearchQA-v0": ("envs.search_qa.env:SearchQAEnv", None),
-    "agentrl/Math-v0": ("envs.math.env:MathEnv", None),
-    "agentrl/ReasoningGym-v0": ("envs.math.reasoning_gym_env:ReasoningGymEnv", None),
+    "agentrl/ALFWorld-v0": ("agentrl.envs.alfworld.env:ALFWorldEnv", 50),
+    "agentrl/WebShop-v0": ("agentrl.envs.webshop.env:WebShopEnv", None),
+    "agentrl/SearchQA-v0": ("agentrl.envs.search_qa.env:SearchQAEnv", None),
+    "agentrl/Math-v0": ("agentrl.envs.math.env:MathEnv", None),
+    "agentrl/ReasoningGym-v0": ("agentrl.envs.math.reasoning_gym_env:ReasoningGymEnv", None),
 }
 
 for _id, (_entry_point, _max_episode_steps) in ENVIRONMENTS.items():

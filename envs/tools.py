@@ -9,7 +9,7 @@ class Shop(gymnasium.Env):
         '''
     ...                                     # reset and step as ever: step takes the final answer
 
-python -m agentrl.train --env.id shop:Shop --env.format envs.tools:ToolCalls
+python -m agentrl.train --env.id shop:Shop --env.format agentrl.envs.tools:ToolCalls
 """
 
 import inspect

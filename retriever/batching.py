@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from retriever.errors import OverloadedError, RetrieverError
-from retriever.passages import Hit
+from agentrl.retriever.errors import OverloadedError, RetrieverError
+from agentrl.retriever.passages import Hit
 
 
 class Searcher(Protocol):

@@ -1,4 +1,4 @@
-"""Build an index folder: `python -m retriever.build CORPUS.jsonl OUT`."""
+"""Build an index folder: `python -m agentrl.retriever.build CORPUS.jsonl OUT`."""
 
 import argparse
 import sys
@@ -8,17 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from retriever.bm25 import Bm25Index
-from retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
-from retriever.engine import open_vectors
-from retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
-from retriever.exact import ExactIndex
-from retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
-from retriever.faiss_index import KINDS as FAISS_KINDS
-from retriever.folder import FORMAT, fingerprints, is_whole, lock, open_manifest, read_json, size_of, write_json
-from retriever.passages import PassageFile, Passages, read_corpus, write_passages
-from retriever.progress import progress_bar
-from retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
+from agentrl.retriever.bm25 import Bm25Index
+from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
+from agentrl.retriever.engine import open_vectors
+from agentrl.retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
+from agentrl.retriever.exact import ExactIndex
+from agentrl.retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
+from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
+from agentrl.retriever.folder import FORMAT, fingerprints, is_whole, lock, open_manifest, read_json, size_of, write_json
+from agentrl.retriever.passages import PassageFile, Passages, read_corpus, write_passages
+from agentrl.retriever.progress import progress_bar
+from agentrl.retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
 
 _ENCODE_ROWS = 256  # passages between two writes: what a kill can cost
 _RECALL_QUERIES = 200
@@ -297,9 +297,9 @@ def build(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m retriever.build",
+        prog="python -m agentrl.retriever.build",
         description="Encode and index a corpus. Killed and started again, it goes on where it stopped.",
-        epilog="Serve the result with: python -m retriever.serve OUT",
+        epilog="Serve the result with: python -m agentrl.retriever.serve OUT",
     )
     parser.add_argument(
         "corpus", type=Path, metavar="CORPUS.jsonl", help='lines of {"id", "contents"} or {"title", "text"}'

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from retriever.engine import Retriever
-from retriever.errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
-from retriever.passages import Hit, read_corpus
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
+from agentrl.retriever.passages import Hit, read_corpus
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
 
@@ -122,7 +122,7 @@ class Client:
             if left <= 0:
                 raise RetrieverUnavailable(
                     f"the retriever at {server.url} gave no answer within {self.patience_s:g} s ({num_attempts} "
-                    f"attempts; the last: {reason}). Start it with: python -m retriever.serve OUT"
+                    f"attempts; the last: {reason}). Start it with: python -m agentrl.retriever.serve OUT"
                 )
             self._sleep(min(pause, left))
             delay = min(2 * delay, _LONGEST_DELAY_S)

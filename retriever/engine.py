@@ -7,17 +7,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from retriever.bm25 import Bm25Index
-from retriever.cache import LruCache
-from retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
-from retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
-from retriever.errors import IndexFolderError, RequestError
-from retriever.exact import ExactIndex, ScanDtype
-from retriever.faiss_index import KINDS as FAISS_KINDS
-from retriever.faiss_index import FaissIndex, FaissParameters
-from retriever.folder import check_files, check_pairing, open_manifest, read_json
-from retriever.passages import Hit, PassageFile, Passages
-from retriever.vectors import Vectors
+from agentrl.retriever.bm25 import Bm25Index
+from agentrl.retriever.cache import LruCache
+from agentrl.retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
+from agentrl.retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
+from agentrl.retriever.errors import IndexFolderError, RequestError
+from agentrl.retriever.exact import ExactIndex, ScanDtype
+from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
+from agentrl.retriever.faiss_index import FaissIndex, FaissParameters
+from agentrl.retriever.folder import check_files, check_pairing, open_manifest, read_json
+from agentrl.retriever.passages import Hit, PassageFile, Passages
+from agentrl.retriever.vectors import Vectors
 
 
 class VectorIndex(Protocol):
@@ -154,7 +154,7 @@ class Retriever:
         scan_dtype: ScanDtype = "auto",
         limits: Limits = DEFAULT_LIMITS,
     ) -> "Retriever":
-        """Open an index folder written by `retriever.build`.
+        """Open an index folder written by `agentrl.retriever.build`.
 
         Args:
             folder: the folder.
@@ -174,7 +174,7 @@ class Retriever:
         if name not in available_indexes(folder):
             raise IndexFolderError(
                 f"{folder} has no index {name!r}; it has: {', '.join(available_indexes(folder)) or 'none yet'}. "
-                f"Build it (or go on building) with: python -m retriever.build CORPUS.jsonl {folder}"
+                f"Build it (or go on building) with: python -m agentrl.retriever.build CORPUS.jsonl {folder}"
             )
         passages = PassageFile(folder / "corpus")
         searcher: Bm25Index | DenseSearcher

@@ -1,4 +1,4 @@
-"""Evidence recall: `python -m retriever.evaluate OUT QUESTIONS.jsonl`.
+"""Evidence recall: `python -m agentrl.retriever.evaluate OUT QUESTIONS.jsonl`.
 
 For questions whose supporting titles are known: which share of those titles is among the top k passages when the
 question itself is searched for, and for which share of the questions all of them are.
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from retriever.engine import Retriever, available_indexes
-from retriever.errors import MissingExtraError, RequestError, RetrieverError
-from retriever.passages import Hit, open_text
-from retriever.progress import progress_bar
+from agentrl.retriever.engine import Retriever, available_indexes
+from agentrl.retriever.errors import MissingExtraError, RequestError, RetrieverError
+from agentrl.retriever.passages import Hit, open_text
+from agentrl.retriever.progress import progress_bar
 
 _BATCH = 64
 
@@ -71,11 +71,13 @@ def recall_at(questions: Sequence[EvidenceQuestion], found: Iterable[Sequence[Hi
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m retriever.evaluate",
+        prog="python -m agentrl.retriever.evaluate",
         description="Evidence recall of the indexes of a folder on questions with known supporting titles.",
         epilog="A question with k supporting titles cannot have recall 1 at fewer than k passages.",
     )
-    parser.add_argument("folder", type=Path, metavar="OUT", help="a folder written by python -m retriever.build")
+    parser.add_argument(
+        "folder", type=Path, metavar="OUT", help="a folder written by python -m agentrl.retriever.build"
+    )
     parser.add_argument("questions", type=Path, metavar="QUESTIONS.jsonl", help="rows with question, supporting_titles")
     parser.add_argument("--index", nargs="+", help="indexes (default: all of the folder)")
     parser.add_argument("--topk", type=int, nargs="+", default=[3, 10], help="numbers of passages (default: 3 10)")

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from retriever.errors import MissingExtraError
-from retriever.vectors import BLOCK_ROWS, Vectors
+from agentrl.retriever.errors import MissingExtraError
+from agentrl.retriever.vectors import BLOCK_ROWS, Vectors
 
 ScanDtype = Literal["auto", "float32", "bfloat16"]
 _MAX_GROUPS = 1 << 16  # bounds the table of group maxima: [groups, queries]

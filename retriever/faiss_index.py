@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from retriever.errors import IndexFolderError, MissingExtraError
-from retriever.vectors import Vectors
+from agentrl.retriever.errors import IndexFolderError, MissingExtraError
+from agentrl.retriever.vectors import Vectors
 
 KINDS = ("flat", "sq8", "ivf", "ivf-sq8", "hnsw")
 # FAISS's own default (128,000 in 1.15) never takes the matrix-product path for the batches of a rollout.

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from retriever.errors import IndexFolderError
+from agentrl.retriever.errors import IndexFolderError
 
 FORMAT = 1
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
@@ -41,7 +41,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise IndexFolderError(
             f"{path} does not exist: the index is not built, or its build was stopped. "
-            f"Run (again): python -m retriever.build CORPUS.jsonl {path.parent}"
+            f"Run (again): python -m agentrl.retriever.build CORPUS.jsonl {path.parent}"
         ) from None
     except ValueError as error:
         raise IndexFolderError(f"{path} is not JSON ({error}). Build the index again.") from error

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from retriever.errors import CorpusError, IndexFolderError
+from agentrl.retriever.errors import CorpusError, IndexFolderError
 
 
 class Hit(NamedTuple):

@@ -1,4 +1,4 @@
-"""Serve an index folder: `python -m retriever.serve OUT`, then `POST /retrieve`."""
+"""Serve an index folder: `python -m agentrl.retriever.serve OUT`, then `POST /retrieve`."""
 
 import argparse
 import asyncio
@@ -11,12 +11,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from retriever.batching import Batcher
-from retriever.cache import LruCache
-from retriever.checks import Limits, check_queries, check_topk
-from retriever.engine import Retriever
-from retriever.errors import MalformedBodyError, MissingExtraError, OverloadedError, RequestError, RetrieverError
-from retriever.passages import Hit
+from agentrl.retriever.batching import Batcher
+from agentrl.retriever.cache import LruCache
+from agentrl.retriever.checks import Limits, check_queries, check_topk
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.errors import (
+    MalformedBodyError,
+    MissingExtraError,
+    OverloadedError,
+    RequestError,
+    RetrieverError,
+)
+from agentrl.retriever.passages import Hit
 
 _FIELDS = ("queries", "query", "topk", "return_scores")
 
@@ -176,12 +182,12 @@ def serve(service: RetrieveService, *, host: str = "127.0.0.1", port: int = 8000
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m retriever.serve",
+        prog="python -m agentrl.retriever.serve",
         description="Serve an index folder over HTTP: POST /retrieve, GET /health, GET /metrics.",
         epilog="""Example: curl -s http://127.0.0.1:8000/retrieve -H 'Content-Type: application/json' """
         """-d '{"queries": ["who wrote Emma"], "topk": 3, "return_scores": true}'""",
     )
-    parser.add_argument("folder", metavar="OUT", help="a folder written by python -m retriever.build")
+    parser.add_argument("folder", metavar="OUT", help="a folder written by python -m agentrl.retriever.build")
     parser.add_argument("--index", help='"bm25" or "ENCODER/KIND" (default: the one built last)')
     parser.add_argument("--model", help="folder of the encoder's weights, if not where they were at build time")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine)")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from retriever.errors import IndexFolderError
+from agentrl.retriever.errors import IndexFolderError
 
 # Rows that are read, scored and written together. Shards hold whole blocks, so no block spans two files.
 BLOCK_ROWS = 8192
@@ -41,7 +41,7 @@ class Vectors:
             if file.stat().st_size % (4 * dimension):
                 raise IndexFolderError(
                     f"{file} holds {file.stat().st_size} bytes, no whole number of {dimension}-d float32 rows. "
-                    "It is truncated: run the same retriever.build command again."
+                    "It is truncated: run the same agentrl.retriever.build command again."
                 )
             shards.append(np.memmap(file, dtype="<f4", mode="r").reshape(-1, dimension))
         return cls(shards, shard_rows=shard_rows)

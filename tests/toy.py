@@ -5,7 +5,7 @@ from typing import Any
 
 import gymnasium
 
-from envs.spaces import FreeText
+from agentrl.envs.spaces import FreeText
 
 COLOURS = ("red", "green", "blue", "white")
 SMALL_CONFIG = """

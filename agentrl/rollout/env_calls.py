@@ -82,7 +82,7 @@ def look(spec: EnvSpec) -> Offer:
 
 def _is_about_settings(error: Exception) -> bool:
     """Our own errors for users, and those of `envs` and `retriever` that another setting mends."""
-    ours = isinstance(error, UserError) or type(error).__module__.split(".")[0] in ("envs", "retriever")
+    ours = isinstance(error, UserError) or type(error).__module__.startswith(("agentrl.envs.", "agentrl.retriever."))
     return ours and not getattr(error, "fatal", False)
 
 

@@ -19,9 +19,9 @@ from gymnasium.envs.registration import EnvSpec as GymnasiumSpec
 from gymnasium.envs.registration import registry
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
-import envs
+from agentrl import envs
+from agentrl.envs.wrappers import FORMATS
 from agentrl.errors import UserError
-from envs.wrappers import FORMATS
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class EnvSpec:
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the constructor."""
     format: str = "plain"
-    """Name in `envs.wrappers.FORMATS`, or `module:Wrapper`."""
+    """Name in `agentrl.envs.wrappers.FORMATS`, or `module:Wrapper`."""
     expert: bool = False
     """Ask for `info["expert_action"]` where the constructor has a parameter `expert` that these options allow."""
 

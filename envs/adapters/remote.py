@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import gymnasium
 
-from envs.errors import DataError, MissingExtraError
-from envs.spaces import FreeText
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.spaces import FreeText
 
 _TEXT_KEYS = ("text", "message", "prompt", "content", "output", "observation", "echoed_message")
 _episodes = itertools.count()

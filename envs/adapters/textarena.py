@@ -8,8 +8,8 @@ from typing import Any
 
 import gymnasium
 
-from envs.errors import DataError, MissingExtraError
-from envs.spaces import FreeText
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.spaces import FreeText
 
 Opponent = Callable[[str], str]
 

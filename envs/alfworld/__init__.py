@@ -6,5 +6,5 @@
 
 Modules: `env` the Gymnasium environment; `engine`, `game`, `goals`, `pddl`, `texts` the rules; `official`, `packed`,
 `generate` the games; `experts`, `planner` who plays them; `protocols` how other frameworks talk to them. The command
-line is `python -m envs.alfworld --help`.
+line is `python -m agentrl.envs.alfworld --help`.
 """

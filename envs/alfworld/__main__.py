@@ -5,9 +5,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from envs.alfworld.commands import pack, play, score, stats
-from envs.alfworld.official import SPLITS
-from envs.errors import MissingExtraError
+from agentrl.envs.alfworld.commands import pack, play, score, stats
+from agentrl.envs.alfworld.official import SPLITS
+from agentrl.envs.errors import MissingExtraError
 
 _DATA_HELP = 'official folder, packed file, or "generated"; default: the variable ALFWORLD_DATA, else generated games'
 
@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m envs.alfworld",
+        prog="python -m agentrl.envs.alfworld",
         description="ALFWorld: household tasks as text games, official or generated.",
-        epilog="Example: python -m envs.alfworld pack DOWNLOADED_FOLDER alfworld.zip && "
-        "ALFWORLD_DATA=alfworld.zip python -m envs.alfworld play --split valid_seen",
+        epilog="Example: python -m agentrl.envs.alfworld pack DOWNLOADED_FOLDER alfworld.zip && "
+        "ALFWORLD_DATA=alfworld.zip python -m agentrl.envs.alfworld play --split valid_seen",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 

@@ -1,4 +1,4 @@
-"""What the subcommands of `python -m envs.alfworld` do."""
+"""What the subcommands of `python -m agentrl.envs.alfworld` do."""
 
 import argparse
 import lzma
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.game import TASK_TYPES, Game
-from envs.alfworld.official import (
+from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.game import TASK_TYPES, Game
+from agentrl.envs.alfworld.official import (
     GAME_FILE,
     SPLITS,
     VERSION_FOLDER,
@@ -30,9 +30,9 @@ from envs.alfworld.official import (
     read_game_file,
     version_folder,
 )
-from envs.alfworld.packed import write_pack
-from envs.alfworld.sources import Games, available_splits, open_games
-from envs.errors import DataError
+from agentrl.envs.alfworld.packed import write_pack
+from agentrl.envs.alfworld.sources import Games, available_splits, open_games
+from agentrl.envs.errors import DataError
 
 
 def progress() -> Progress:

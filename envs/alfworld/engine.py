@@ -8,8 +8,8 @@ door; lamps stay on; play goes on after the goal, and the goal may be lost again
 
 from collections.abc import Callable, Sequence
 
-from envs.alfworld.game import Game
-from envs.alfworld.texts import HELP, INTRO, NOTHING_HAPPENS, describe_object, list_phrase
+from agentrl.envs.alfworld.game import Game
+from agentrl.envs.alfworld.texts import HELP, INTRO, NOTHING_HAPPENS, describe_object, list_phrase
 
 
 class Engine:

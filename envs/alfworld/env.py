@@ -9,13 +9,13 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
-from envs.alfworld.protocols import drawn_tasks
-from envs.alfworld.sources import Games, load_game, open_games
-from envs.alfworld.stock import StockEngine
-from envs.alfworld.texts import DIALECTS
-from envs.spaces import FreeText
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
+from agentrl.envs.alfworld.protocols import drawn_tasks
+from agentrl.envs.alfworld.sources import Games, load_game, open_games
+from agentrl.envs.alfworld.stock import StockEngine
+from agentrl.envs.alfworld.texts import DIALECTS
+from agentrl.envs.spaces import FreeText
 
 BACKENDS = ("native", "textworld")
 _EVAL_SPLITS = ("valid_seen", "valid_unseen")
@@ -55,7 +55,7 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         data_seed: int | None = None,
         eval_draws: int | None = None,
     ) -> None:
-        """Open the games of a split; see `envs.alfworld.sources.open_games` for the data options.
+        """Open the games of a split; see `agentrl.envs.alfworld.sources.open_games` for the data options.
 
         `grammar` is "move" (current) or "put" (data before 2.1.2); `expert` is None, "exploring" ("default") or
         "walkthrough"; `backend` is "native" or "textworld" (the stock engine, needs the extra "alfworld"). With

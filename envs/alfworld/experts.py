@@ -8,10 +8,10 @@ imitated by a model, from any state that another policy has led it into.
 import re
 from typing import Any, NamedTuple, Protocol
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.household import contents_of, likely_places
-from envs.alfworld.planner import plan
-from envs.alfworld.texts import DIALECTS, NOTHING_HAPPENS
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.household import contents_of, likely_places
+from agentrl.envs.alfworld.planner import plan
+from agentrl.envs.alfworld.texts import DIALECTS, NOTHING_HAPPENS
 
 EXPERTS = ("exploring", "walkthrough")
 

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from envs.alfworld.goals import parse_goal
-from envs.alfworld.pddl import Problem
-from envs.alfworld.texts import DIALECTS
-from envs.errors import DataError
+from agentrl.envs.alfworld.goals import parse_goal
+from agentrl.envs.alfworld.pddl import Problem
+from agentrl.envs.alfworld.texts import DIALECTS
+from agentrl.envs.errors import DataError
 
 TASK_TYPES = (
     "pick_and_place_simple",

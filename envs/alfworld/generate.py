@@ -9,12 +9,12 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.game import TASK_TYPES, Game, GameRecord
-from envs.alfworld.household import contents_of, flags_of, likely_places, objects_of, objects_with
-from envs.alfworld.pddl import Expression, Problem, parse_expression
-from envs.alfworld.planner import plan
-from envs.alfworld.rooms import (
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
+from agentrl.envs.alfworld.household import contents_of, flags_of, likely_places, objects_of, objects_with
+from agentrl.envs.alfworld.pddl import Expression, Problem, parse_expression
+from agentrl.envs.alfworld.planner import plan
+from agentrl.envs.alfworld.rooms import (
     NUM_HELD_OUT_ROOMS,
     NUM_TRAIN_ROOMS,
     ROOM_KINDS,
@@ -24,7 +24,7 @@ from envs.alfworld.rooms import (
     location_id,
     room,
 )
-from envs.alfworld.stock import game_file_content
+from agentrl.envs.alfworld.stock import game_file_content
 
 ROOM_SIZES = ("small", "official")
 DEFAULT_NUM_GAMES = {"train": 3600, "valid_train": 240, "valid_seen": 240, "valid_unseen": 240}

@@ -7,8 +7,8 @@ the formula wins, also objects that lay there from the start.
 
 from typing import NamedTuple, Protocol
 
-from envs.alfworld.pddl import Expression, format_expression
-from envs.errors import DataError
+from agentrl.envs.alfworld.pddl import Expression, format_expression
+from agentrl.envs.errors import DataError
 
 _PROPERTIES = (("isclean", "cleanable"), ("ishot", "heatable"), ("iscool", "coolable"))
 

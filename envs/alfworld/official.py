@@ -13,9 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.game import TASK_TYPES, Game, GameRecord
-from envs.alfworld.pddl import parse_problem
-from envs.errors import DataError
+from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
+from agentrl.envs.alfworld.pddl import parse_problem
+from agentrl.envs.errors import DataError
 
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 VERSION_FOLDER = "json_2.1.1"

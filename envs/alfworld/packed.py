@@ -13,8 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.official import TASK_SENTENCE, FileGames, category_of, check_version
-from envs.errors import DataError
+from agentrl.envs.alfworld.official import TASK_SENTENCE, FileGames, category_of, check_version
+from agentrl.envs.errors import DataError
 
 _FORMAT = "alfworld games, packed"
 _VERSION = 1
@@ -75,7 +75,7 @@ class _Pack:
         except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
             raise DataError(
                 f"{path}: expected a packed ALFWorld file, which it is not, or it is damaged ({error}). "
-                "Make one with: python -m envs.alfworld pack FOLDER_OR_TAR FILE"
+                "Make one with: python -m agentrl.envs.alfworld pack FOLDER_OR_TAR FILE"
             ) from error
         if index.get("format") != _FORMAT or index.get("version") != _VERSION:
             raise DataError(f"{path}: packed by another version of this package; pack the games again.")

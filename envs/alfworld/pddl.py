@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from envs.errors import DataError
+from agentrl.envs.errors import DataError
 
 _FACT = re.compile(r"\(([a-z]\w*) ([^()=]+)\)")
 _GOAL_TOKEN = re.compile(r"[()]|[^\s()]+")

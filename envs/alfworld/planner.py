@@ -4,9 +4,9 @@ Serves the generator (every generated game carries a walkthrough that wins) and 
 has left the published walkthrough.
 """
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.game import Game
-from envs.alfworld.goals import LightGoal, PlaceGoal
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.game import Game
+from agentrl.envs.alfworld.goals import LightGoal, PlaceGoal
 
 _TREATMENTS = {"isclean": "clean", "ishot": "heat", "iscool": "cool"}
 _MAX_TARGETS = 4

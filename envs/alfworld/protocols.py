@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
-from envs.wrappers import ThinkAction
+from agentrl.envs.wrappers import ThinkAction
 
 _ACTION_START, _ACTION_END = "<action>", "</action>"
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")

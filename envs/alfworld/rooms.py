@@ -9,7 +9,7 @@ from functools import cache
 from random import Random
 from typing import NamedTuple
 
-from envs.alfworld.household import OPENABLE_SHARE
+from agentrl.envs.alfworld.household import OPENABLE_SHARE
 
 ROOM_KINDS = ("kitchen", "livingroom", "bedroom", "bathroom")
 

@@ -6,11 +6,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from envs.alfworld.game import TASK_TYPES, Game
-from envs.alfworld.generate import GeneratedGames
-from envs.alfworld.official import HINT, SPLITS, open_folder, splits_of_folder
-from envs.alfworld.packed import open_pack, splits_of_pack
-from envs.errors import DataError
+from agentrl.envs.alfworld.game import TASK_TYPES, Game
+from agentrl.envs.alfworld.generate import GeneratedGames
+from agentrl.envs.alfworld.official import HINT, SPLITS, open_folder, splits_of_folder
+from agentrl.envs.alfworld.packed import open_pack, splits_of_pack
+from agentrl.envs.errors import DataError
 
 GENERATED = "generated"
 _NUM_CACHED_GAMES = 512

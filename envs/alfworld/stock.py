@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.game import KNIFE_TYPES, TOOL_TYPES, Game
-from envs.alfworld.pddl import Problem, format_problem
-from envs.errors import MissingExtraError
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.game import KNIFE_TYPES, TOOL_TYPES, Game
+from agentrl.envs.alfworld.pddl import Problem, format_problem
+from agentrl.envs.errors import MissingExtraError
 
 _NAMED_RECEPTACLE_TYPES = frozenset().union(*TOOL_TYPES.values())
 

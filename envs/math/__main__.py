@@ -1,4 +1,4 @@
-"""python -m envs.math: check problem files, and how much of a benchmark a training set repeats."""
+"""python -m agentrl.envs.math: check problem files, and how much of a benchmark a training set repeats."""
 
 import argparse
 import json
@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from envs.errors import DataError, MissingExtraError
-from envs.math.answers import normalise
-from envs.math.overlap import find_overlap
-from envs.math.problems import NAMED_DATA, Problem, load_problems
-from envs.math.verifier import library_verdict, verify
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.math.answers import normalise
+from agentrl.envs.math.overlap import find_overlap
+from agentrl.envs.math.problems import NAMED_DATA, Problem, load_problems
+from agentrl.envs.math.verifier import library_verdict, verify
 
 _EPILOG = """examples:
-  python -m envs.math overlap math math500 --data-dir data/math
-  python -m envs.math overlap my_train.jsonl aime25.jsonl --json overlap.json
-  python -m envs.math check math500 minerva --data-dir data/math
+  python -m agentrl.envs.math overlap math math500 --data-dir data/math
+  python -m agentrl.envs.math overlap my_train.jsonl aime25.jsonl --json overlap.json
+  python -m agentrl.envs.math check math500 minerva --data-dir data/math
 
 TRAIN, BENCHMARK and DATA are names (%s) or paths to JSON-lines, JSON or Parquet files with a question and an answer
 column. Several training sets are joined by commas.
@@ -29,7 +29,7 @@ column. Several training sets are joined by commas.
 def main(argv: list[str] | None = None) -> int:
     """Command line: exit code 0, 1 when `check` found a gold answer that does not match itself, 2 on bad input."""
     parser = argparse.ArgumentParser(
-        prog="python -m envs.math",
+        prog="python -m agentrl.envs.math",
         description=__doc__,
         epilog=_EPILOG % ", ".join(NAMED_DATA),
         formatter_class=argparse.RawDescriptionHelpFormatter,

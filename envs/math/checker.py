@@ -1,4 +1,4 @@
-"""One comparison by math-verify; runs in a worker process that can be killed (`envs.math.workers`)."""
+"""One comparison by math-verify; runs in a worker process that can be killed (`agentrl.envs.math.workers`)."""
 
 import logging
 from functools import lru_cache

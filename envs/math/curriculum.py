@@ -19,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from envs.errors import DataError
-from envs.math.problems import Problem
+from agentrl.envs.errors import DataError
+from agentrl.envs.math.problems import Problem
 
 LEVELS = ("addition", "subtraction", "precedence", "bracket", "equation")
 EXPERTS = ("default", "careful")

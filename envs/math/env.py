@@ -10,14 +10,14 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from envs.errors import DataError
-from envs.math import curriculum
-from envs.math.answers import ANSWER_FORMATS
-from envs.math.overlap import exact_repeats, words
-from envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
-from envs.math.verifier import Verdict, require_math_verify, start_workers, verify
-from envs.spaces import FreeText
-from envs.tasks import choose_task
+from agentrl.envs.errors import DataError
+from agentrl.envs.math import curriculum
+from agentrl.envs.math.answers import ANSWER_FORMATS
+from agentrl.envs.math.overlap import exact_repeats, words
+from agentrl.envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
+from agentrl.envs.math.verifier import Verdict, require_math_verify, start_workers, verify
+from agentrl.envs.spaces import FreeText
+from agentrl.envs.tasks import choose_task
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ _FEEDBACK = {
 class MathEnv(gymnasium.Env[str, str], EzPickle):
     """One question an episode, one response, or several with feedback; reward 1.0 for a correct answer, else 0.0.
 
-    The observation is the problem's own text; `envs.math.protocols` has the prompt templates, as wrappers. Tasks are
+    The observation is the problem's own text; `protocols` beside this file has the prompt templates, as wrappers. Tasks are
     numbered 0 to `num_tasks` - 1: `reset(options={"task": i})` puts problem i, `reset(seed=s)` draws one.
 
     info at reset: `task` (source and id), `category` (the source where several are mixed, else the subject, else the
@@ -52,7 +52,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
 
     Args:
         split: `train` or `test`.
-        data: where problems come from: `curriculum` (generated), a name of `envs.math.problems.NAMED_DATA`, a path to
+        data: where problems come from: `curriculum` (generated), a name of `problems.NAMED_DATA`, a path to
             a file with question and answer columns, or a list of these. A file of one's own is split by a hash of the
             problem: a tenth is held out, unless `eval_data` names other test problems.
         eval_data: what the test split consists of, where not the test part of `data`.

@@ -18,8 +18,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from envs.errors import DataError, MissingExtraError
-from envs.math.answers import extract_answers, normalise, parse_numeral
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.math.answers import extract_answers, normalise, parse_numeral
 
 # Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
 # .parquet, or one of these compressed (.xz, .gz, .bz2).

@@ -1,4 +1,4 @@
-"""Prompt templates for math problems, as wrappers: name one in `env.format`, e.g. `envs.math.protocols:QwenSystem`.
+"""Prompt templates for math problems, as wrappers: `--env.format agentrl.envs.math.protocols:QwenSystem`.
 
 The template changes a base model's score by a lot (understand-r1-zero), so it is part of the configuration, stands in
 `info["metadata"]["template"]`, and has to be the same in every run that is compared.

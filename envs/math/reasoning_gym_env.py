@@ -8,11 +8,11 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from envs.errors import DataError, MissingExtraError
-from envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
-from envs.math.workers import Outcome, WorkerError, WorkerPool
-from envs.spaces import FreeText
-from envs.tasks import choose_task
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
+from agentrl.envs.math.workers import Outcome, WorkerError, WorkerPool
+from agentrl.envs.spaces import FreeText
+from agentrl.envs.tasks import choose_task
 
 MAX_ANSWER_CHARS = 20_000  # boards and grids are long
 _SETUP_LIMIT_S = 60.0
@@ -24,7 +24,7 @@ _WRITTEN = {
     "answer": "Answer: {}",
 }
 
-_pool = WorkerPool("envs.math.reasoning_gym_worker")  # nothing runs before the first request
+_pool = WorkerPool("agentrl.envs.math.reasoning_gym_worker")  # nothing runs before the first request
 
 
 class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
@@ -54,7 +54,7 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         expert: None, or `default`: the reference answer as `info["expert_action"]` (some tasks have none).
     """
 
-    # Beside Gymnasium's keys: see `envs.math.env.MathEnv.metadata`.
+    # Beside Gymnasium's keys: see `agentrl.envs.math.env.MathEnv.metadata`.
     metadata: dict[str, Any] = {  # noqa: RUF012 - so declared by the base class
         "render_modes": [], "blocking": True, "eval_split": "test", "eval_samples": 16, "scorer": "reasoning-gym",
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""reasoning-gym's generators and scorers; runs in a worker process that can be killed (`envs.math.workers`).
+"""reasoning-gym's generators and scorers; runs in a worker process that can be killed (`agentrl.envs.math.workers`).
 
 Scorers read the model's text with SymPy's parser and, four of them, with `eval`; some loop for minutes on a short
 text. Generators iterate over sets, so that their problems depend on the hash seed, which the workers fix.

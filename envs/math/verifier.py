@@ -14,8 +14,8 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from envs.errors import MissingExtraError
-from envs.math.answers import (
+from agentrl.envs.errors import MissingExtraError
+from agentrl.envs.math.answers import (
     AnswerTooLongError,
     canonical,
     extract_answers,
@@ -23,12 +23,12 @@ from envs.math.answers import (
     numerals_equal,
     parse_numeral,
 )
-from envs.math.workers import WorkerPool
+from agentrl.envs.math.workers import WorkerPool
 
 MAX_ANSWER_CHARS = 2000
 _CACHE_SIZE = 1 << 14  # pairs of at most a few kB
 
-_pool = WorkerPool("envs.math.checker")  # nothing runs before the first request
+_pool = WorkerPool("agentrl.envs.math.checker")  # nothing runs before the first request
 _Question = tuple[str, str, float | None]  # gold answer, prediction, tolerance
 _LibraryVerdict = tuple[bool, str, str]
 _verdicts: "OrderedDict[_Question, _LibraryVerdict]" = OrderedDict()

@@ -1,6 +1,6 @@
 """Worker processes with hard limits on CPU time, wall time and memory, for calls that model text may stall.
 
-The processes themselves are `envs.math.supervisor`; this is the side of the user's process.
+The processes themselves are `agentrl.envs.math.supervisor`; this is the side of the user's process.
 """
 
 import atexit

@@ -22,8 +22,8 @@ from typing import Literal
 
 import numpy as np
 
-from envs.search_qa import names
-from envs.search_qa.questions import Question
+from agentrl.envs.search_qa import names
+from agentrl.envs.search_qa.questions import Question
 
 Style = Literal["full", "compact"]
 KINDS = ("bridge", "compositional", "comparison")
@@ -253,9 +253,9 @@ def _comparison_chain(first: Work, second: Work) -> tuple[str, ...]:
 def main(arguments: list[str] | None = None) -> int:
     """Write the corpus, and the questions, of the full encyclopaedia for any retriever and any trainer."""
     parser = argparse.ArgumentParser(
-        prog="python -m envs.search_qa.encyclopaedia",
+        prog="python -m agentrl.envs.search_qa.encyclopaedia",
         description="Write the generated encyclopaedia: corpus.jsonl, questions_train.jsonl, questions_test.jsonl.",
-        epilog="Then: python -m retriever.build OUT/corpus.jsonl INDEX --index minilm/exact",
+        epilog="Then: python -m agentrl.retriever.build OUT/corpus.jsonl INDEX --index minilm/exact",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of names and facts (default: %(default)s)")

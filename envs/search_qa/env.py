@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import gymnasium
 
-from envs.errors import DataError, MissingExtraError
-from envs.search_qa import scoring
-from envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
-from envs.search_qa.experts import EXPERTS, Expert, VisibleNames
-from envs.search_qa.questions import Question, load_questions
-from envs.search_qa.text import INVALID_ACTION, clean_query, cut_turn, information, parse_action
-from envs.spaces import FreeText
-from retriever.client import Client, Hit
-from retriever.errors import QueryError
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.search_qa import scoring
+from agentrl.envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
+from agentrl.envs.search_qa.experts import EXPERTS, Expert, VisibleNames
+from agentrl.envs.search_qa.questions import Question, load_questions
+from agentrl.envs.search_qa.text import INVALID_ACTION, clean_query, cut_turn, information, parse_action
+from agentrl.envs.spaces import FreeText
+from agentrl.retriever.client import Client, Hit
+from agentrl.retriever.errors import QueryError
 
 Reward = Literal["em", "f1", "format", "verl"]
 _MAX_QUERY_CHARACTERS = 4096
@@ -33,7 +33,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
 
     Where it differs from Search-R1: an empty query is an invalid action; a search that finds nothing says so; the
     model's own text alone is scored. A retriever that does not answer raises
-    `retriever.errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
+    `agentrl.retriever.errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
 
     Args:
         split: "train", or the name of an evaluation split ("test" for generated questions).
@@ -224,7 +224,8 @@ def _check_options(env: SearchQAEnv, questions: Any, retriever: Any, kinds: Sequ
         return
     if retriever is None:
         raise DataError(
-            "questions from a file need a retriever: the URL of python -m retriever.serve, the folder of an index, "
+            "questions from a file need a retriever: the URL of python -m agentrl.retriever.serve, the folder of an "
+            "index, "
             "or a corpus file"
         )
     if env.expert is not None or kinds:
@@ -278,7 +279,7 @@ def _check_serves_generated(client: Client, name: str, seed: int) -> None:
     if not found & set(titles):
         raise DataError(
             f"the retriever {name} does not hold the generated encyclopaedia with seed {seed}. Write its corpus with "
-            "python -m envs.search_qa.encyclopaedia OUT and index that, or leave the option retriever out."
+            "python -m agentrl.envs.search_qa.encyclopaedia OUT and index that, or leave the option retriever out."
         )
 
 

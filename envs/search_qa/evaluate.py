@@ -1,4 +1,4 @@
-"""Score transcripts per data set: `python -m envs.search_qa.evaluate TRANSCRIPTS.jsonl`."""
+"""Score transcripts per data set: `python -m agentrl.envs.search_qa.evaluate TRANSCRIPTS.jsonl`."""
 
 import argparse
 import json
@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from envs.errors import DataError
-from envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
-from envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
+from agentrl.envs.errors import DataError
+from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
+from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
 
 _Z95 = 1.959963984540054
 
@@ -113,7 +113,7 @@ def _turns(row: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m envs.search_qa.evaluate",
+        prog="python -m agentrl.envs.search_qa.evaluate",
         description="Exact match and F1 of transcripts per data set, with 95 % intervals; the model's own text only.",
         epilog='A row: {"dataset": "nq", "golden_answers": ["..."], "response": "<search>...<answer>...</answer>"}',
     )

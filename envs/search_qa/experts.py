@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from envs.search_qa.questions import Question
-from retriever.client import Hit
+from agentrl.envs.search_qa.questions import Question
+from agentrl.retriever.client import Hit
 
 EXPERTS = ("default", "thinking")
 _MAX_TRIES = 2  # searches for one title before the expert gives up on it

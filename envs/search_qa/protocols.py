@@ -21,8 +21,8 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from envs.search_qa.scoring import last_answer
-from envs.search_qa.text import cut_turn
+from agentrl.envs.search_qa.scoring import last_answer
+from agentrl.envs.search_qa.text import cut_turn
 
 SEARCH_R1_PROMPT = (
     "Answer the given question. "

@@ -27,7 +27,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from envs.errors import DataError
+from agentrl.envs.errors import DataError
 
 # Questions in the files that published numbers are made with (Search-R1); a report says when a set is a part of it.
 PUBLISHED_SIZES = {

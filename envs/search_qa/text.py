@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from retriever.client import Hit
+from agentrl.retriever.client import Hit
 
 INVALID_ACTION = (
     "\nMy previous action is invalid. "

@@ -1,6 +1,6 @@
-"""python -m envs.webshop: serve, evaluate, build, synthesize, info."""
+"""python -m agentrl.envs.webshop: serve, evaluate, build, synthesize, info."""
 
-from envs.webshop.cli import main
+from agentrl.envs.webshop.cli import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.webshop.analyzer import terms
+from agentrl.envs.webshop.analyzer import terms
 
 K1 = np.float32(0.9)
 B = np.float32(0.4)

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from envs.errors import DataError
-from envs.webshop import official
-from envs.webshop.env import WebShopEnv
-from envs.webshop.evaluate import POLICIES, evaluate
-from envs.webshop.goals import KINDS, SPLITS
-from envs.webshop.loading import (
+from agentrl.envs.errors import DataError
+from agentrl.envs.webshop import official
+from agentrl.envs.webshop.env import WebShopEnv
+from agentrl.envs.webshop.evaluate import POLICIES, evaluate
+from agentrl.envs.webshop.goals import KINDS, SPLITS
+from agentrl.envs.webshop.loading import (
     DEFAULT_NUM_PRODUCTS,
     SYNTHETIC,
     find_source,
@@ -21,18 +21,18 @@ from envs.webshop.loading import (
     synthetic_name,
     synthetic_products,
 )
-from envs.webshop.nouns import METHODS, nouns_of_stream
-from envs.webshop.progress import track
-from envs.webshop.reward import OPTION_COUNTERS
-from envs.webshop.serve import ShopServer
-from envs.webshop.store import build_store
-from envs.webshop.synthetic import STYLES, synthesize
+from agentrl.envs.webshop.nouns import METHODS, nouns_of_stream
+from agentrl.envs.webshop.progress import track
+from agentrl.envs.webshop.reward import OPTION_COUNTERS
+from agentrl.envs.webshop.serve import ShopServer
+from agentrl.envs.webshop.store import build_store
+from agentrl.envs.webshop.synthetic import STYLES, synthesize
 
 _EPILOG = """examples:
-  python -m envs.webshop serve                              shop by hand in the synthetic catalogue
-  python -m envs.webshop info --data-dir WebShop/data       check the official files, count their goals
-  python -m envs.webshop evaluate --policy expert           the scripted shopper on the 500 test goals
-  python -m envs.webshop build --data-dir WebShop/data --num-products 1181436 --out shop
+  python -m agentrl.envs.webshop serve                              shop by hand in the synthetic catalogue
+  python -m agentrl.envs.webshop info --data-dir WebShop/data       check the official files, count their goals
+  python -m agentrl.envs.webshop evaluate --policy expert           the scripted shopper on the 500 test goals
+  python -m agentrl.envs.webshop build --data-dir WebShop/data --num-products 1181436 --out shop
                                                             index the full catalogue once, for all processes
 """
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m envs.webshop", description="WebShop: look at it, measure it, prepare its data.",
+        prog="python -m agentrl.envs.webshop", description="WebShop: look at it, measure it, prepare its data.",
         epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

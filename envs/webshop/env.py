@@ -7,16 +7,16 @@ from typing import Any
 
 import gymnasium
 
-from envs.errors import DataError
-from envs.spaces import FreeText
-from envs.webshop.expert import EXPERTS, expert_action
-from envs.webshop.goals import KINDS, SPLITS, Goal, Split
-from envs.webshop.loading import open_shop
-from envs.webshop.nouns import METHODS
-from envs.webshop.reward import OPTION_COUNTERS
-from envs.webshop.session import Rules, Session
-from envs.webshop.shop import Shop
-from envs.webshop.synthetic import STYLES
+from agentrl.envs.errors import DataError
+from agentrl.envs.spaces import FreeText
+from agentrl.envs.webshop.expert import EXPERTS, expert_action
+from agentrl.envs.webshop.goals import KINDS, SPLITS, Goal, Split
+from agentrl.envs.webshop.loading import open_shop
+from agentrl.envs.webshop.nouns import METHODS
+from agentrl.envs.webshop.reward import OPTION_COUNTERS
+from agentrl.envs.webshop.session import Rules, Session
+from agentrl.envs.webshop.shop import Shop
+from agentrl.envs.webshop.synthetic import STYLES
 
 OBSERVATIONS = ("text", "text_rich")
 

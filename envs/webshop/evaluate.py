@@ -8,10 +8,10 @@ import math
 import random
 from dataclasses import dataclass
 
-from envs.webshop.env import WebShopEnv
-from envs.webshop.expert import random_action
-from envs.webshop.progress import track
-from envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.env import WebShopEnv
+from agentrl.envs.webshop.expert import random_action
+from agentrl.envs.webshop.progress import track
+from agentrl.envs.webshop.reward import purchase_reward
 
 POLICIES = ("random", "expert", "oracle")
 

@@ -9,8 +9,8 @@ choose the options that the request names; buy.
 import random
 import re
 
-from envs.webshop.products import Product
-from envs.webshop.session import Session
+from agentrl.envs.webshop.products import Product
+from agentrl.envs.webshop.session import Session
 
 EXPERTS = ("default",)
 _BOUND = re.compile(r",? and price lower than ([\d.]+) dollars$")

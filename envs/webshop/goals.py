@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.webshop.products import Instruction, Product
+from agentrl.envs.webshop.products import Instruction, Product
 
 SHUFFLE_SEED = 233  # the original's; the splits are positions in this order
 NO_BOUND = 1_000_000.0

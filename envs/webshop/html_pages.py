@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
-from envs.webshop.pages import SUB_PAGES
-from envs.webshop.products import Product
-from envs.webshop.session import Session, can_be_typed
+from agentrl.envs.webshop.pages import SUB_PAGES
+from agentrl.envs.webshop.products import Product
+from agentrl.envs.webshop.session import Session, can_be_typed
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8886; --soft: #8881; --accent: #0b6bcb; }

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from envs.webshop.analyzer import term, words
-from envs.webshop.bm25 import Index, inverse_norms
+from agentrl.envs.webshop.analyzer import term, words
+from agentrl.envs.webshop.bm25 import Index, inverse_norms
 
 _BLOCK_TOKENS = 8_000_000  # tokens sorted at a time: about 0.3 GB of memory
 _MAX_COUNT = np.iinfo(np.uint16).max

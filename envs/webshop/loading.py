@@ -7,14 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from envs.errors import DataError
-from envs.webshop import official
-from envs.webshop.goals import KINDS
-from envs.webshop.nouns import nouns_of_catalogue
-from envs.webshop.products import Product, clean_products
-from envs.webshop.shop import Shop, ShopBuilder
-from envs.webshop.store import is_store, open_store
-from envs.webshop.synthetic import SyntheticProduct, synthesize
+from agentrl.envs.errors import DataError
+from agentrl.envs.webshop import official
+from agentrl.envs.webshop.goals import KINDS
+from agentrl.envs.webshop.nouns import nouns_of_catalogue
+from agentrl.envs.webshop.products import Product, clean_products
+from agentrl.envs.webshop.shop import Shop, ShopBuilder
+from agentrl.envs.webshop.store import is_store, open_store
+from agentrl.envs.webshop.synthetic import SyntheticProduct, synthesize
 
 DATA_VARIABLE = "WEBSHOP_DATA"
 SYNTHETIC = "synthetic"  # as a data folder: the synthetic catalogue, whatever the variable says
@@ -58,7 +58,7 @@ def _open_shop(
         raise ValueError(f"num_products must be >= 1, got {num_products}")
     if source == SYNTHETIC:
         count = num_products or DEFAULT_NUM_PRODUCTS
-        _check_size(count, "python -m envs.webshop build --data-dir synthetic --num-products")
+        _check_size(count, "python -m agentrl.envs.webshop build --data-dir synthetic --num-products")
         products = synthetic_products(count, seed=catalogue_seed, style=style)
         return _in_memory(products, name=synthetic_name(count, catalogue_seed, style), kind=kind, price_seed=price_seed)
     folder = Path(source).expanduser()
@@ -67,7 +67,7 @@ def _open_shop(
     files = official.find_files(folder, num_products=num_products, needs_human=kind == "human")
     if files.is_full:
         count = num_products or official.FULL_SIZE
-        _check_size(count, f"python -m envs.webshop build --data-dir {folder} --num-products")
+        _check_size(count, f"python -m agentrl.envs.webshop build --data-dir {folder} --num-products")
     cleaned = list(official_products(files, num_products=num_products, verify=verify))
     tagged = nouns_of_catalogue(cleaned, folder=folder, method=title_nouns)
     name = f"{files.products.name} ({len(cleaned):,} products)"

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from envs.webshop.products import Product
+from agentrl.envs.webshop.products import Product
 
 SEPARATOR = " [SEP] "
 BACK_TO_SEARCH, PREVIOUS, NEXT, BUY = "Back to Search", "< Prev", "Next >", "Buy Now"

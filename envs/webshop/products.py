@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from envs.errors import DataError
+from agentrl.envs.errors import DataError
 
 DEFAULT_PRICE = 100.0  # of products without a price
 

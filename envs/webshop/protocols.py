@@ -2,7 +2,8 @@
 
     env = make(protocol="verl-agent", split="train")
 
-or, in a config, `env.id = "agentrl/WebShop-v0"` with `env.format = "envs.webshop.protocols:VerlAgent"`, which brings
+or, in a config, `env.id = "agentrl/WebShop-v0"` with
+`env.format = "agentrl.envs.webshop.protocols:VerlAgent"`, which brings
 context, lengths and penalty along.
 """
 
@@ -12,11 +13,11 @@ from typing import Any, ClassVar
 
 import gymnasium
 
-from envs.webshop.env import WebShopEnv
-from envs.webshop.pages import SEPARATOR
-from envs.webshop.products import Product
-from envs.webshop.session import Session
-from envs.wrappers import ThinkAction
+from agentrl.envs.webshop.env import WebShopEnv
+from agentrl.envs.webshop.pages import SEPARATOR
+from agentrl.envs.webshop.products import Product
+from agentrl.envs.webshop.session import Session
+from agentrl.envs.wrappers import ThinkAction
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _SYSTEM = (

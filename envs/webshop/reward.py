@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
-from envs.webshop.fuzzy import token_set_ratio
-from envs.webshop.goals import Goal
-from envs.webshop.products import Product
+from agentrl.envs.webshop.fuzzy import token_set_ratio
+from agentrl.envs.webshop.goals import Goal
+from agentrl.envs.webshop.products import Product
 
 _FUZZY_MATCH = 85
 # tried in this order; the first that occurs in a value stands for the whole value

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs
 
-from envs.errors import DataError
-from envs.webshop import html_pages
-from envs.webshop.env import WebShopEnv
+from agentrl.envs.errors import DataError
+from agentrl.envs.webshop import html_pages
+from agentrl.envs.webshop.env import WebShopEnv
 
 _MOST_VISITS = 200  # kept at a time; the oldest are forgotten
 _MOST_BYTES = 1 << 16  # of a form

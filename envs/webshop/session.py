@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from envs.webshop import pages
-from envs.webshop.goals import Goal
-from envs.webshop.products import Product
-from envs.webshop.reward import purchase_reward
-from envs.webshop.shop import Shop
+from agentrl.envs.webshop import pages
+from agentrl.envs.webshop.goals import Goal
+from agentrl.envs.webshop.products import Product
+from agentrl.envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.shop import Shop
 
 BASE_URL = "http://127.0.0.1:3000"  # the original's own; part of the rich text's meaning, never contacted
 OPERATORS = ("<r>", "<c>", "<q>")  # first word of the original's back-door queries; `<a>` always failed

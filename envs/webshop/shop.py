@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from envs.webshop.bm25 import Index
-from envs.webshop.goals import Goal, GoalTable, GoalTableBuilder, draw_prices, make_goal
-from envs.webshop.index_builder import IndexBuilder
-from envs.webshop.products import Product
+from agentrl.envs.webshop.bm25 import Index
+from agentrl.envs.webshop.goals import Goal, GoalTable, GoalTableBuilder, draw_prices, make_goal
+from agentrl.envs.webshop.index_builder import IndexBuilder
+from agentrl.envs.webshop.products import Product
 
 NUM_RESULTS = 50  # of a search
 

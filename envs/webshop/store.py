@@ -15,12 +15,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from envs.errors import DataError
-from envs.webshop.bm25 import Index
-from envs.webshop.goals import KINDS, GoalTable
-from envs.webshop.products import Product, from_json, to_json
-from envs.webshop.progress import track
-from envs.webshop.shop import Shop, ShopBuilder
+from agentrl.envs.errors import DataError
+from agentrl.envs.webshop.bm25 import Index
+from agentrl.envs.webshop.goals import KINDS, GoalTable
+from agentrl.envs.webshop.products import Product, from_json, to_json
+from agentrl.envs.webshop.progress import track
+from agentrl.envs.webshop.shop import Shop, ShopBuilder
 
 VERSION = 2
 DESCRIPTION = "shop.json"

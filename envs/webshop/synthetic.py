@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from envs.webshop import vocabulary
+from agentrl.envs.webshop import vocabulary
 
 BLOCK = 1000  # products whose numbers are balanced exactly
 STYLES = ("full", "simple")

@@ -11,7 +11,7 @@ import pytest
 
 from agentrl import check_env
 from agentrl.cli import main_guard
-from envs.spaces import FreeText
+from agentrl.envs.spaces import FreeText
 from tests.toy import ColourEnv
 
 _count = itertools.count()

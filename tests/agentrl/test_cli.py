@@ -17,6 +17,7 @@ from agentrl.analysis.curves import sparkline, wilson_interval
 from agentrl.checkpoint import load_trainer_state
 from agentrl.cli import main_guard
 from agentrl.config import TinyModelConfig, build_config
+from agentrl.envs.errors import DataError
 from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
 from agentrl.interruption import Interrupted, Interruption
 from agentrl.model import build_tiny_model, build_tokenizer, recompute_activations
@@ -28,7 +29,6 @@ from agentrl.run_folder import read_metrics, read_run_config
 from agentrl.schedule import format_bytes, schedule_table
 from agentrl.tracking import LineLog, default_run_folder
 from agentrl.types import Task
-from envs.errors import DataError
 from tests.toy import ColourEnv
 
 TOY = "tests.toy:ColourEnv"

@@ -123,7 +123,7 @@ def test_content_hash_depends_on_values_and_not_on_key_order() -> None:
 
 
 def test_protocol_when_named_then_its_settings_hold_where_the_user_is_silent() -> None:
-    wrapper = "--env.format=envs.alfworld.protocols:VerlAgentWindow"
+    wrapper = "--env.format=agentrl.envs.alfworld.protocols:VerlAgentWindow"
     config = load_config(None, [wrapper, "--rollout.max_turns=7"])
     assert (config.rollout.context, config.rollout.window_turns) == ("window", 0)
     assert config.advantage.invalid_action_penalty == 0.1

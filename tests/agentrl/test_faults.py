@@ -354,7 +354,7 @@ def test_a_batch_whose_every_step_ends_its_process_is_given_up_early(monkeypatch
 
 def test_a_dead_retriever_ends_the_run_with_its_address(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = '{ retriever = "http://127.0.0.1:9", patience_s = 0.2 }'
-    words = {"env__options": options, "env__format": "envs.search_qa.protocols:SearchR1Prompt"}
+    words = {"env__options": options, "env__format": "agentrl.envs.search_qa.protocols:SearchR1Prompt"}
     assert run(tmp_path / "run", "agentrl/SearchQA-v0", **words) in (2, 3)
     assert "127.0.0.1:9" in capsys.readouterr().err
 
@@ -366,7 +366,7 @@ def test_searches_over_http_of_several_episodes_wait_together() -> None:
     here = EnvSpec("agentrl/SearchQA-v0", "train").make()
     assert not here.unwrapped.metadata["blocking"]
     with slow_server(1.0) as url:
-        pool = EnvPool(EnvSpec("envs.adapters.remote:RemoteEnv", "train", {"url": url}))
+        pool = EnvPool(EnvSpec("agentrl.envs.adapters.remote:RemoteEnv", "train", {"url": url}))
         tasks = [Task("", "train", seed) for seed in range(8)]
 
         async def play() -> list[Any]:

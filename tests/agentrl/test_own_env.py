@@ -16,6 +16,7 @@ from gymnasium.envs.registration import register, registry
 from agentrl import train
 from agentrl.cli import main_guard
 from agentrl.config import load_config
+from agentrl.envs.spaces import FreeText
 from agentrl.errors import InfrastructureError, UserError
 from agentrl.model import build_tokenizer
 from agentrl.rollout.chat import Chat
@@ -24,7 +25,6 @@ from agentrl.rollout.play import Rollout
 from agentrl.rollout.workers import EnvPool
 from agentrl.tracking import read_metrics
 from agentrl.types import Task
-from envs.spaces import FreeText
 from tests.toy import NoExpertEnv
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -312,7 +312,7 @@ def test_tools_reach_the_chat_template_and_their_results_the_row() -> None:
         "{% endfor %}{% endif %}" + tokenizer.chat_template
     )
     config = load_config(None, ["--rollout.max_turns", "3"]).rollout
-    spec = EnvSpec(f"{__name__}:ToolEnv", "train", format="envs.tools:ToolCalls")
+    spec = EnvSpec(f"{__name__}:ToolEnv", "train", format="agentrl.envs.tools:ToolCalls")
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
     rollout = Rollout(None, chat, EnvPool(spec), config, seed=0, policy=lambda info, random: (next(answers), True))
     trajectory = rollout.play([Task(spec.id, "train", 0)], group_size=1)[0].trajectories[0]

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from envs.adapters.remote import RemoteEnv
-from envs.adapters.textarena import TextArenaEnv
-from envs.errors import DataError
+from agentrl.envs.adapters.remote import RemoteEnv
+from agentrl.envs.adapters.textarena import TextArenaEnv
+from agentrl.envs.errors import DataError
 
 
 class GuessServer(BaseHTTPRequestHandler):

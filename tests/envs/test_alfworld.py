@@ -11,13 +11,13 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import envs  # noqa: F401 - registers the ids
-from envs.alfworld.engine import Engine
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.experts import ExploringExpert
-from envs.alfworld.game import TASK_TYPES
-from envs.alfworld.generate import GeneratedGames
-from envs.alfworld.rooms import NUM_TRAIN_ROOMS, ROOM_KINDS, room
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.experts import ExploringExpert
+from agentrl.envs.alfworld.game import TASK_TYPES
+from agentrl.envs.alfworld.generate import GeneratedGames
+from agentrl.envs.alfworld.rooms import NUM_TRAIN_ROOMS, ROOM_KINDS, room
 
 
 def make(**options):
@@ -54,7 +54,8 @@ def test_reset_when_task_is_neither_number_nor_name_then_value_error(task):
 
 def test_generated_games_when_another_process_with_other_hash_seed_then_same_texts():
     code = (
-        "from envs.alfworld.generate import GeneratedGames as G; from envs.alfworld.engine import Engine\n"
+        "from agentrl.envs.alfworld.generate import GeneratedGames as G\n"
+        "from agentrl.envs.alfworld.engine import Engine\n"
         "for split in ('train', 'valid_unseen'):\n"
         "    for i in range(12):\n"
         "        game = G(split).load(i); print(game.name, game.walkthrough, Engine(game).reset())"

@@ -9,13 +9,13 @@ import gymnasium
 import pytest
 from alfworld_room import content, write_tree
 
-import envs  # noqa: F401 - registers the ids
-from envs.alfworld.__main__ import main
-from envs.alfworld.commands import _complete_from
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.official import parse_game_file
-from envs.alfworld.sources import load_game, open_games
-from envs.errors import DataError, MissingExtraError
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.alfworld.__main__ import main
+from agentrl.envs.alfworld.commands import _complete_from
+from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.official import parse_game_file
+from agentrl.envs.alfworld.sources import load_game, open_games
+from agentrl.envs.errors import DataError, MissingExtraError
 
 NAMES = [
     "train/pick_and_place_simple-Pen-None-Desk-1/trial_b",

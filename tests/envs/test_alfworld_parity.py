@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.game import Game
-from envs.alfworld.household import likely_places
-from envs.alfworld.official import make_record, parse_game_file
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.game import Game
+from agentrl.envs.alfworld.household import likely_places
+from agentrl.envs.alfworld.official import make_record, parse_game_file
 
 _GAME_FILE = re.compile(r"json_2\.1\.1/(.+)/game\.tw-pddl")
 

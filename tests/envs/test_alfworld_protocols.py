@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import envs  # noqa: F401 - registers the ids
-from envs.alfworld.env import ALFWorldEnv
-from envs.alfworld.protocols import Conversation, VerlAgentWindow, drawn_tasks, list_actions, project
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.protocols import Conversation, VerlAgentWindow, drawn_tasks, list_actions, project
 
 
 @pytest.mark.parametrize(

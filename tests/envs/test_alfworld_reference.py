@@ -7,7 +7,7 @@ import tarfile
 
 import pytest
 
-from envs.alfworld.env import ALFWorldEnv
+from agentrl.envs.alfworld.env import ALFWorldEnv
 
 pytest.importorskip("textworld", reason="the extra 'alfworld' is not installed")
 pytest.importorskip("alfworld", reason="the extra 'alfworld' is not installed")

@@ -3,11 +3,11 @@
 import pytest
 from alfworld_room import LIGHT, ONE, TWO, content, problem
 
-from envs.alfworld.engine import Engine
-from envs.alfworld.game import Game
-from envs.alfworld.official import make_record
-from envs.alfworld.texts import HELP
-from envs.errors import DataError
+from agentrl.envs.alfworld.engine import Engine
+from agentrl.envs.alfworld.game import Game
+from agentrl.envs.alfworld.official import make_record
+from agentrl.envs.alfworld.texts import HELP
+from agentrl.envs.errors import DataError
 
 
 def start(goal="", *, grammar="move"):

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.math import checker
-from envs.math.answers import (
+from agentrl.envs.math import checker
+from agentrl.envs.math.answers import (
     ANSWER_FORMATS,
     AnswerTooLongError,
     canonical,
@@ -17,7 +17,7 @@ from envs.math.answers import (
     numerals_equal,
     parse_numeral,
 )
-from envs.math.verifier import verify
+from agentrl.envs.math.verifier import verify
 
 NASTY = {
     "braces": "{" * 1_000_000,

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from envs.math.curriculum import LEVELS, make_problem, make_problems, solve
-from envs.math.env import MathEnv
+from agentrl.envs.math.curriculum import LEVELS, make_problem, make_problems, solve
+from agentrl.envs.math.env import MathEnv
 
 TRAIN = make_problems(split="train", num_problems=4000)
 TEST = make_problems(split="test", num_problems=500)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from envs.errors import DataError, MissingExtraError
-from envs.math.__main__ import main
-from envs.math.overlap import exact_repeats, find_overlap, words
-from envs.math.problems import NAMED_DATA, answer_text, available_data, load_problems
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.math.__main__ import main
+from agentrl.envs.math.overlap import exact_repeats, find_overlap, words
+from agentrl.envs.math.problems import NAMED_DATA, answer_text, available_data, load_problems
 
 # One row of each published format -> (question, answer, metadata).
 PUBLISHED: dict[str, tuple[dict[str, Any], str, str, dict[str, Any]]] = {
@@ -271,7 +271,7 @@ def test_command_when_checking_files_then_reports_drops_and_exit_codes(
 def test_reference_data_when_loaded_then_has_the_published_rows_and_gold_equals_gold(
     reference_data: Path, name: str, split: str, count: int, dropped: int
 ):
-    from envs.math.verifier import verify
+    from agentrl.envs.math.verifier import verify
 
     problems, losses = load_problems(name, split=split, data_dir=str(reference_data / "math"))
     assert (len(problems), losses.total()) == (count, dropped)
@@ -286,8 +286,8 @@ def test_reference_gold_when_only_the_library_decides_then_equals_itself(referen
 
 
 def test_reference_solutions_when_checked_against_their_answers_then_all_are_correct(reference_data: Path):
-    from envs.math.problems import read_rows
-    from envs.math.verifier import verify
+    from agentrl.envs.math.problems import read_rows
+    from agentrl.envs.math.verifier import verify
 
     rows = list(read_rows(reference_data / "math" / "math500.jsonl"))
     assert all(verify(row["answer"], row["solution"]).correct for row in rows)

@@ -12,10 +12,10 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import envs  # noqa: F401 - registers the ids
-from envs.errors import DataError
-from envs.math.env import MathEnv
-from envs.math.protocols import Dapo, PromptTemplate, QwenSuffix, QwenSystem, VerlBoxed, VerlHashes
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.errors import DataError
+from agentrl.envs.math.env import MathEnv
+from agentrl.envs.math.protocols import Dapo, PromptTemplate, QwenSuffix, QwenSystem, VerlBoxed, VerlHashes
 
 TEMPLATES = [QwenSystem, QwenSuffix, VerlBoxed, VerlHashes, Dapo]
 

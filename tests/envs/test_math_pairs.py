@@ -5,9 +5,9 @@ Each line is `gold | answer in the box | 1 or 0`; 1 where a careful person would
 
 import pytest
 
-from envs.math import checker
-from envs.math.answers import normalise
-from envs.math.verifier import verify
+from agentrl.envs.math import checker
+from agentrl.envs.math.answers import normalise
+from agentrl.envs.math.verifier import verify
 
 pytest.importorskip("math_verify")
 

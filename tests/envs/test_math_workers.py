@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from envs.math import verifier
-from envs.math.verifier import verify
-from envs.math.workers import Outcome, WorkerError, WorkerPool
+from agentrl.envs.math import verifier
+from agentrl.envs.math.verifier import verify
+from agentrl.envs.math.workers import Outcome, WorkerError, WorkerPool
 
 psutil = pytest.importorskip("psutil")
 
@@ -128,7 +128,7 @@ def test_pool_when_its_supervisor_is_killed_then_starts_another(pool: WorkerPool
 
 
 def test_pool_when_its_module_cannot_be_loaded_then_says_why():
-    pool = WorkerPool("envs.math.no_such_module")
+    pool = WorkerPool("agentrl.envs.math.no_such_module")
     with pytest.raises(WorkerError, match="no_such_module"):
         pool.call({})
 
@@ -156,7 +156,7 @@ def test_pool_when_the_process_forks_then_parent_and_child_have_their_own(pool: 
 def test_pool_when_the_process_ends_in_whatever_way_then_its_workers_end_too(ending: str):
     script = (
         "import os, psutil, time\n"
-        "from envs.math.workers import WorkerPool\n"
+        "from agentrl.envs.math.workers import WorkerPool\n"
         f"pool = WorkerPool({HANDLER!r}, num_workers=2, cpu_limit_s=20, wall_limit_s=20)\n"
         "pool.call({'action': 'echo'})\n"
         "pool.submit({'action': 'sleep'})\n"
@@ -255,7 +255,7 @@ def test_verifier_when_awaited_in_threads_of_an_event_loop_then_a_bomb_stalls_no
 def test_verifier_when_math_verify_is_missing_then_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     import importlib.util
 
-    from envs.errors import MissingExtraError
+    from agentrl.envs.errors import MissingExtraError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"agentrl\[math\]"):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("reasoning_gym")
 
-import envs  # noqa: F401 - registers the ids
-from envs.errors import DataError, MissingExtraError
-from envs.math import reasoning_gym_worker as worker
-from envs.math.reasoning_gym_env import ReasoningGymEnv, task_names
+import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.math import reasoning_gym_worker as worker
+from agentrl.envs.math.reasoning_gym_env import ReasoningGymEnv, task_names
 
 # Made of sets: their problems would depend on the hash seed of the process.
 UNORDERED = ["isomorphic_strings", "polynomial_multiplication", "ransom_note"]
@@ -124,7 +124,7 @@ def test_splits_when_compared_then_share_no_question(name: str):
 @pytest.mark.slow
 def test_env_when_in_another_process_with_another_hash_seed_then_puts_the_same_problem():
     script = (
-        "from envs.math.reasoning_gym_env import ReasoningGymEnv\nimport json\n"
+        "from agentrl.envs.math.reasoning_gym_env import ReasoningGymEnv\nimport json\n"
         f"print(json.dumps([ReasoningGymEnv(name=n).reset(options={{'task': 2}})[0] for n in {UNORDERED!r}]))"
     )
     run = subprocess.run(

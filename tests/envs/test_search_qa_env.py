@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import envs  # registers the ids
-from envs.errors import DataError
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.evaluate import score
-from envs.search_qa.experts import RandomPolicy
-from envs.search_qa.scoring import own_turns
-from envs.search_qa.text import cut_turn, format_passages, information, parse_action
-from retriever.client import Client
-from retriever.engine import Retriever
-from retriever.errors import QueryError, RetrieverUnavailable
-from retriever.passages import Hit
+from agentrl import envs  # registers the ids
+from agentrl.envs.errors import DataError
+from agentrl.envs.search_qa.env import SearchQAEnv
+from agentrl.envs.search_qa.evaluate import score
+from agentrl.envs.search_qa.experts import RandomPolicy
+from agentrl.envs.search_qa.scoring import own_turns
+from agentrl.envs.search_qa.text import cut_turn, format_passages, information, parse_action
+from agentrl.retriever.client import Client
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.errors import QueryError, RetrieverUnavailable
+from agentrl.retriever.passages import Hit
 
 assert "agentrl/SearchQA-v0" in envs.ENVIRONMENTS
 INVALID = (
@@ -314,7 +314,7 @@ def test_recorded_search_r1_episodes_replayed_give_the_recorded_texts_and_scores
 
 
 def test_questions_from_files_with_an_index_folder_run_end_to_end(tmp_path):
-    from retriever.build import build
+    from agentrl.retriever.build import build
 
     (tmp_path / "corpus.jsonl").write_text('{"id": "0", "contents": "\\"Emma\\"\\nEmma is a novel by Jane Austen."}\n')
     (tmp_path / "nq_test.jsonl").write_text('{"question": "who wrote emma", "answer": ["Jane Austen", "Austen"]}\n')
@@ -334,7 +334,7 @@ def test_generated_questions_with_a_retriever_over_another_corpus_are_refused(tm
 
 
 def test_generated_questions_with_their_corpus_in_a_file_play_the_same_episode(tmp_path):
-    from envs.search_qa.encyclopaedia import main
+    from agentrl.envs.search_qa.encyclopaedia import main
 
     main([str(tmp_path)])
     own, given = make(expert="default"), make(expert="default", retriever=str(tmp_path / "corpus.jsonl"))

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from envs.search_qa.encyclopaedia import NUM_WORLDS, compact_world, full_encyclopaedia, main
-from envs.search_qa.scoring import normalize_answer
-from retriever.client import Client
+from agentrl.envs.search_qa.encyclopaedia import NUM_WORLDS, compact_world, full_encyclopaedia, main
+from agentrl.envs.search_qa.scoring import normalize_answer
+from agentrl.retriever.client import Client
 
 
 def titles(passages):
@@ -80,8 +80,8 @@ def test_comparisons_are_balanced():
 
 
 def test_command_writes_a_corpus_and_questions_that_can_be_read_again(tmp_path, capsys):
-    from envs.search_qa.questions import load_questions
-    from retriever.passages import read_corpus
+    from agentrl.envs.search_qa.questions import load_questions
+    from agentrl.retriever.passages import read_corpus
 
     assert main([str(tmp_path)]) == 0
     assert "880 passages" in capsys.readouterr().err

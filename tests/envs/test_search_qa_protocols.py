@@ -2,11 +2,11 @@ import json
 
 import pytest
 
-from envs.search_qa.env import SearchQAEnv
-from envs.search_qa.protocols import STOP_STRINGS, SearchR1Prompt, VerlAgentSearch, project
-from envs.search_qa.text import cut_turn
-from retriever.client import Client
-from retriever.errors import RetrieverError
+from agentrl.envs.search_qa.env import SearchQAEnv
+from agentrl.envs.search_qa.protocols import STOP_STRINGS, SearchR1Prompt, VerlAgentSearch, project
+from agentrl.envs.search_qa.text import cut_turn
+from agentrl.retriever.client import Client
+from agentrl.retriever.errors import RetrieverError
 
 
 def search_r1(**options):

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
-from envs.errors import DataError
-from envs.search_qa.questions import Question, load_questions
+from agentrl.envs.errors import DataError
+from agentrl.envs.search_qa.questions import Question, load_questions
 
 HOTPOT = {
     "_id": "5a", "question": "Who?", "answer": "Ann", "type": "bridge", "level": "hard",

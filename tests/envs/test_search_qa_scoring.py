@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from envs.search_qa.evaluate import main, mean_interval, wilson_interval
-from envs.search_qa.scoring import (
+from agentrl.envs.search_qa.evaluate import main, mean_interval, wilson_interval
+from agentrl.envs.search_qa.scoring import (
     exact_match,
     f1_score,
     folded_exact_match,

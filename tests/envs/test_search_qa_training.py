@@ -12,8 +12,8 @@ from agentrl.rollout.workers import EnvPool
 from tests.agentrl.helpers import tiny_policy
 
 ENV = "agentrl/SearchQA-v0"
-SEARCH_R1 = "envs.search_qa.protocols:SearchR1Prompt"
-VERL_AGENT = "envs.search_qa.protocols:VerlAgentSearch"
+SEARCH_R1 = "agentrl.envs.search_qa.protocols:SearchR1Prompt"
+VERL_AGENT = "agentrl.envs.search_qa.protocols:VerlAgentSearch"
 
 
 @pytest.mark.parametrize(

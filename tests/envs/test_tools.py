@@ -4,8 +4,8 @@ from typing import Any, Literal
 import gymnasium
 import pytest
 
-from envs.spaces import FreeText
-from envs.tools import ToolCalls, describe_tool
+from agentrl.envs.spaces import FreeText
+from agentrl.envs.tools import ToolCalls, describe_tool
 
 
 class Kitchen(gymnasium.Env[str, str]):

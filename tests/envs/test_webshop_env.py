@@ -15,15 +15,15 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import envs
+from agentrl import envs
 from agentrl.config import load_config
-from envs.errors import DataError
-from envs.webshop.cli import main
-from envs.webshop.env import WebShopEnv
-from envs.webshop.evaluate import Result, evaluate, wilson_interval
-from envs.webshop.expert import expert_action
-from envs.webshop.protocols import PROTOCOLS, Compact, make, project
-from envs.webshop.session import parse_action
+from agentrl.envs.errors import DataError
+from agentrl.envs.webshop.cli import main
+from agentrl.envs.webshop.env import WebShopEnv
+from agentrl.envs.webshop.evaluate import Result, evaluate, wilson_interval
+from agentrl.envs.webshop.expert import expert_action
+from agentrl.envs.webshop.protocols import PROTOCOLS, Compact, make, project
+from agentrl.envs.webshop.session import parse_action
 
 assert "agentrl/WebShop-v0" in envs.ENVIRONMENTS
 
@@ -280,7 +280,7 @@ def test_verl_agent_when_played_then_prompts_hold_two_steps_and_only_full_scores
 
 
 def test_verl_agent_when_the_prompt_is_too_long_then_leaves_the_history_out(monkeypatch):
-    monkeypatch.setattr("envs.webshop.protocols._LONGEST_PROMPT", 600)
+    monkeypatch.setattr("agentrl.envs.webshop.protocols._LONGEST_PROMPT", 600)
     env = make("verl-agent", split="test", data_dir="synthetic", num_products=200)
     env.reset(options={"task": 0})
     assert "step(s)" not in env.step(answer("foo bar"))[0]
@@ -384,10 +384,11 @@ def test_cli_when_input_is_bad_then_says_so_in_one_line(arguments, message, caps
 
 def test_module_when_asked_for_help_then_teaches_without_loading_torch():
     program = (
-        "import sys; from envs.webshop.cli import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+        "import sys; from agentrl.envs.webshop.cli import main\n"
+        "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert "python -m envs.webshop evaluate --policy expert" in result.stdout
+    assert "python -m agentrl.envs.webshop evaluate --policy expert" in result.stdout
     assert result.stdout.rstrip().endswith("False")
 
 

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.webshop import index_builder
-from envs.webshop.analyzer import MAX_TOKEN_UNITS, terms, words
-from envs.webshop.bm25 import Index, stored_length
-from envs.webshop.index_builder import IndexBuilder
-from envs.webshop.loading import open_shop
-from envs.webshop.stemmer import stem
+from agentrl.envs.webshop import index_builder
+from agentrl.envs.webshop.analyzer import MAX_TOKEN_UNITS, terms, words
+from agentrl.envs.webshop.bm25 import Index, stored_length
+from agentrl.envs.webshop.index_builder import IndexBuilder
+from agentrl.envs.webshop.loading import open_shop
+from agentrl.envs.webshop.stemmer import stem
 from tests.envs.webshop_data import official_folder, read_packed  # noqa: F401
 
 

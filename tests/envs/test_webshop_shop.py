@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from envs.webshop.env import WebShopEnv
-from envs.webshop.goals import SPLITS, combine, draw_bound, draw_prices
-from envs.webshop.loading import open_shop
-from envs.webshop.session import Rules, Session, parse_action
+from agentrl.envs.webshop.env import WebShopEnv
+from agentrl.envs.webshop.goals import SPLITS, combine, draw_bound, draw_prices
+from agentrl.envs.webshop.loading import open_shop
+from agentrl.envs.webshop.session import Rules, Session, parse_action
 from tests.envs.webshop_data import goal_for, official_folder, read_packed, small_shop  # noqa: F401
 
 SHOP = small_shop()

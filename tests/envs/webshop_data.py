@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from envs.webshop.goals import Goal
-from envs.webshop.loading import _in_memory
-from envs.webshop.products import Product, clean_products
-from envs.webshop.shop import Shop
+from agentrl.envs.webshop.goals import Goal
+from agentrl.envs.webshop.loading import _in_memory
+from agentrl.envs.webshop.products import Product, clean_products
+from agentrl.envs.webshop.shop import Shop
 
 SYNTHETIC = {"data_dir": "synthetic"}
 

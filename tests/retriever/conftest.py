@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retriever.encoder import EncoderSpec
+from agentrl.retriever.encoder import EncoderSpec
 
 TITLES = ("Emma", "Persuasion", "Middlemarch", "Dracula", "Ulysses", "Walden", "Beloved", "Dune")
 

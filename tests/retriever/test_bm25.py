@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retriever import bm25
-from retriever.bm25 import Bm25Index, terms
+from agentrl.retriever import bm25
+from agentrl.retriever.bm25 import Bm25Index, terms
 
 WORDS = ("whale", "sea", "ship", "storm", "harbor", "captain")
 

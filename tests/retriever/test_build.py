@@ -10,16 +10,16 @@ import time
 import numpy as np
 import pytest
 
-from retriever import build as build_module
-from retriever import progress
-from retriever.build import build, encode_corpus, main, prepare_corpus
-from retriever.encoder import Encoder, EncoderSpec
-from retriever.engine import DenseSearcher, Retriever, available_indexes, open_vectors
-from retriever.errors import IndexFolderError, RequestError
-from retriever.exact import ExactIndex
-from retriever.folder import open_manifest
-from retriever.passages import PassageFile
-from retriever.vectors import BLOCK_ROWS, usable_rows
+from agentrl.retriever import build as build_module
+from agentrl.retriever import progress
+from agentrl.retriever.build import build, encode_corpus, main, prepare_corpus
+from agentrl.retriever.encoder import Encoder, EncoderSpec
+from agentrl.retriever.engine import DenseSearcher, Retriever, available_indexes, open_vectors
+from agentrl.retriever.errors import IndexFolderError, RequestError
+from agentrl.retriever.exact import ExactIndex
+from agentrl.retriever.folder import open_manifest
+from agentrl.retriever.passages import PassageFile
+from agentrl.retriever.vectors import BLOCK_ROWS, usable_rows
 from tests.retriever.conftest import WordEncoder
 
 
@@ -197,7 +197,7 @@ def test_build_process_killed_and_restarted_finishes_without_encoding_again(tmp_
     path, out = tmp_path / "corpus.jsonl", tmp_path / "out"
     text = "the quick brown fox jumps over the lazy dog " * 4
     path.write_text("".join(json.dumps({"id": str(i), "contents": f'"T{i}"\n{i} {text}'}) + "\n" for i in range(512)))
-    command = [sys.executable, "-m", "retriever.build", str(path), str(out)]
+    command = [sys.executable, "-m", "agentrl.retriever.build", str(path), str(out)]
     first = subprocess.Popen(command)
     file = out / "minilm" / "vectors-00000.f32"
     deadline = time.monotonic() + 120

@@ -7,9 +7,9 @@ from itertools import chain, repeat
 
 import pytest
 
-from retriever.client import Client
-from retriever.errors import IndexFolderError, QueryError, RequestError, RetrieverUnavailable
-from retriever.passages import Hit
+from agentrl.retriever.client import Client
+from agentrl.retriever.errors import IndexFolderError, QueryError, RequestError, RetrieverUnavailable
+from agentrl.retriever.passages import Hit
 
 GOOD = json.dumps({"result": [[{"document": {"id": "7", "contents": "text"}, "score": 0.5}]]}).encode()
 
@@ -76,7 +76,7 @@ def test_search_with_no_server_stops_after_the_stated_patience_with_one_message(
     assert address in message
     assert "within 60 s" in message
     assert "ConnectionRefusedError" in message
-    assert "python -m retriever.serve" in message
+    assert "python -m agentrl.retriever.serve" in message
     assert stopped.value.fatal
     assert time.now == pytest.approx(60)
     assert all(b <= 5.0 for b in time.sleeps)
@@ -152,7 +152,7 @@ def test_search_with_several_servers_takes_turns_and_survives_the_death_of_one(s
 
 
 def test_client_of_a_corpus_file_or_an_index_folder_searches_in_process(corpus, tmp_path):
-    from retriever.build import build
+    from agentrl.retriever.build import build
 
     build(corpus, tmp_path / "out", index="bm25")
     expected = Client(str(tmp_path / "out")).search(["dracula 11"], topk=2)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from retriever.encoder import ENCODERS, Encoder, EncoderSpec, probe_vector, same_encoder
-from retriever.errors import MissingExtraError, RequestError
+from agentrl.retriever.encoder import ENCODERS, Encoder, EncoderSpec, probe_vector, same_encoder
+from agentrl.retriever.errors import MissingExtraError, RequestError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

@@ -3,14 +3,14 @@ import time
 
 import pytest
 
-from retriever.batching import Batcher
-from retriever.cache import LruCache
-from retriever.checks import Limits
-from retriever.engine import DenseSearcher, Retriever
-from retriever.errors import IndexFolderError, OverloadedError, QueryError, RequestError, RetrieverError
-from retriever.exact import ExactIndex
-from retriever.passages import Passages
-from retriever.vectors import Vectors
+from agentrl.retriever.batching import Batcher
+from agentrl.retriever.cache import LruCache
+from agentrl.retriever.checks import Limits
+from agentrl.retriever.engine import DenseSearcher, Retriever
+from agentrl.retriever.errors import IndexFolderError, OverloadedError, QueryError, RequestError, RetrieverError
+from agentrl.retriever.exact import ExactIndex
+from agentrl.retriever.passages import Passages
+from agentrl.retriever.vectors import Vectors
 from tests.retriever.conftest import WordEncoder
 
 TEXTS = ["red apple", "green pear", "blue plum", "red plum"]

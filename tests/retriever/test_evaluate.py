@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from retriever.build import build
-from retriever.evaluate import EvidenceQuestion, fold_title, main, recall_at
-from retriever.passages import Hit
+from agentrl.retriever.build import build
+from agentrl.retriever.evaluate import EvidenceQuestion, fold_title, main, recall_at
+from agentrl.retriever.passages import Hit
 
 
 def test_recall_counts_titles_among_the_first_k():

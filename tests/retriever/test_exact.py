@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retriever import exact
-from retriever.exact import ExactIndex
-from retriever.vectors import BLOCK_ROWS, Vectors
+from agentrl.retriever import exact
+from agentrl.retriever.exact import ExactIndex
+from agentrl.retriever.vectors import BLOCK_ROWS, Vectors
 
 SCAN_DTYPES = ("float32", "bfloat16")
 

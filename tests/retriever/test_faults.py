@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from retriever.build import build
-from retriever.client import Client
-from retriever.engine import Retriever
-from retriever.errors import QueryError, RequestError
+from agentrl.retriever.build import build
+from agentrl.retriever.client import Client
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.errors import QueryError, RequestError
 
 pytestmark = pytest.mark.slow
 NUM_REQUESTS, NUM_CLIENTS = 10_000, 16
@@ -24,7 +24,7 @@ WORDS = [f"{a}{b}" for a in ("al", "ber", "cor", "dun", "el") for b in ("ford", 
 
 
 def start(out: Path, port: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "retriever.serve", str(out), "--port", str(port), "--max-queue", "8"]
+    command = [sys.executable, "-m", "agentrl.retriever.serve", str(out), "--port", str(port), "--max-queue", "8"]
     return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
 
 

@@ -5,8 +5,8 @@ import lzma
 
 import pytest
 
-from retriever.errors import CorpusError, IndexFolderError
-from retriever.passages import Hit, PassageFile, read_corpus, write_passages
+from agentrl.retriever.errors import CorpusError, IndexFolderError
+from agentrl.retriever.passages import Hit, PassageFile, read_corpus, write_passages
 
 
 def test_hit_title_and_text_split_at_the_first_line():

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from retriever.batching import Batcher
-from retriever.build import build
-from retriever.checks import Limits
-from retriever.client import Client
-from retriever.engine import Retriever
-from retriever.errors import QueryError, RequestError
-from retriever.serve import RetrieveService, _read_body, main, make_app
+from agentrl.retriever.batching import Batcher
+from agentrl.retriever.build import build
+from agentrl.retriever.checks import Limits
+from agentrl.retriever.client import Client
+from agentrl.retriever.engine import Retriever
+from agentrl.retriever.errors import QueryError, RequestError
+from agentrl.retriever.serve import RetrieveService, _read_body, main, make_app
 
 PASSAGES = [(str(i), f'"Book {word}"\nA story of the {word}.') for i, word in enumerate(("sea", "sky", "sun", "sand"))]
 
@@ -178,7 +178,7 @@ def test_command_line_with_a_port_that_is_taken_explains_itself(tmp_path, capsys
 
 def test_command_line_without_an_index_explains_itself(tmp_path, capsys):
     assert main([str(tmp_path)]) == 2
-    assert "python -m retriever.build" in capsys.readouterr().err
+    assert "python -m agentrl.retriever.build" in capsys.readouterr().err
 
 
 def test_body_whose_sender_has_gone_is_no_error_of_the_server():
