@@ -37,7 +37,7 @@ _FEEDBACK = {
 class MathEnv(gymnasium.Env[str, str], EzPickle):
     """One question an episode, one response, or several with feedback; reward 1.0 for a correct answer, else 0.0.
 
-    The observation is the problem's own text; `protocols` beside this file has the prompt templates, as wrappers. Tasks are
+    The observation is the problem's own text; `protocols` holds the prompt templates, as wrappers. Tasks are
     numbered 0 to `num_tasks` - 1: `reset(options={"task": i})` puts problem i, `reset(seed=s)` draws one.
 
     info at reset: `task` (source and id), `category` (the source where several are mixed, else the subject, else the
