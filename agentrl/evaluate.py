@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.table import Table
 
 from agentrl.analysis.curves import wilson_interval
@@ -17,7 +18,7 @@ from agentrl.checkpoint import newest_checkpoint
 from agentrl.cli import main_guard, parse_command_line
 from agentrl.config import Config, EnvConfig, ModelConfig, load_config
 from agentrl.errors import CheckpointError, UserError
-from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
+from agentrl.model import build_tokenizer, compute_device, load_model, set_threads, stop_token_ids
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines import make_engine
 from agentrl.rollout.env_spec import EnvSpec, conventions, default_workers
@@ -215,7 +216,9 @@ def _rollout_for(config: Config, policy: str, model: str | None, num_workers: in
         if model is None:
             raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
         set_threads(config, model)
-        module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype))
+        lends_shape = config.rollout.engine != "local"  # vLLM computes with weights of its own
+        place = torch.device("cpu") if lends_shape else compute_device()
+        module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)
         chat = Chat(
             tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation"
         )

@@ -54,9 +54,8 @@ def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path 
     module.to(processes.device)
     initial = None
     if checkpoint is not None:
-        initial = load_model(config.model.model_copy(update={"path": str(folder / "initial")}))[0]
-        if config.loss.kl_coef:
-            initial.to(processes.device)
+        place = processes.device if config.loss.kl_coef else torch.device("cpu")
+        initial = load_model(config.model.model_copy(update={"path": str(folder / "initial")}), device=place)[0]
     elif config.loss.kl_coef:
         initial = copy.deepcopy(module)
     replica = module

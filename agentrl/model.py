@@ -30,8 +30,15 @@ _SMALL_BYTES = 100 * 2**20  # weights on disk below which one thread is the fast
 _ENTITIES = r" ?\p{L}+ \d{1,2}(?!\d)|" + _WORDS
 
 
-def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed: int = 0) -> tuple[Any, Any]:
-    """(module, tokenizer) of a policy, on the CPU, in evaluation mode (no dropout).
+def compute_device() -> torch.device:
+    """Where this process computes: the GPU that it has made its own, else the CPU. The one place that decides it."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_model(
+    config: ModelConfig, *, texts: Iterable[str] | None = None, seed: int = 0, device: torch.device | None = None
+) -> tuple[Any, Any]:
+    """(module, tokenizer) of a policy, in evaluation mode (no dropout).
 
     `module.compute_dtype` tells whoever runs it the type of its matrix products (`weights.computing`).
 
@@ -39,6 +46,7 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
         config: what to load.
         texts: corpus for the tiny model's vocabulary; ignored for pretrained models.
         seed: initial weights of the tiny model.
+        device: where it lies; None is `compute_device()`.
 
     Raises:
         UserError: the folder or name holds no causal LM.
@@ -49,7 +57,7 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
     else:
         module, tokenizer = _load_pretrained(config.path)
     weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
-    module.to(getattr(torch, weights))
+    module.to(device or compute_device(), getattr(torch, weights))
     module.compute_dtype = getattr(torch, products)
     if config.gradient_checkpointing:
         recompute_activations(module)

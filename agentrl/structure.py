@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.table import Table
 
 from agentrl.analysis.figures import Line, save, structure
@@ -47,7 +48,7 @@ def contexts_of_text(text: str, tokenizer: object, count: int, *, seed: int, lon
 
 def measure(path: Path, options: argparse.Namespace, run: Path | None) -> Structure:
     """Constants of one model folder, on episodes of a run or on a text."""
-    module, tokenizer = load_model(ModelConfig(path=str(path)))
+    module, tokenizer = load_model(ModelConfig(path=str(path)), device=torch.device("cpu"))
     if options.text:
         contexts = contexts_of_text(options.text.read_text(), tokenizer, options.tokens, seed=options.seed)
     elif run:

@@ -177,7 +177,7 @@ def _imitation_step(
         rows, [1.0 / total] * len(rows), budget=config.learner.microbatch_tokens, pad_id=pad_id, keep=lambda _: True
     )
     value = 0.0
-    for part in parts:
+    for part in (part.to(module.device) for part in parts):
         hidden = module.model(input_ids=part.ids, use_cache=False).last_hidden_state
         logprobs, _ = token_logprobs(
             hidden.flatten(0, 1)[part.predecessors], module.lm_head.weight, part.targets,
