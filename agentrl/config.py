@@ -216,10 +216,25 @@ class LossConfig(Section):
     """What happens beyond the cap: the weight is cut there, or the token is left out (also below 1 / cap)."""
 
 
+class KlRateConfig(Section):
+    """The rate controller of `gate.kind = "kl_rate"`."""
+
+    target: float = Field(0.01, gt=0)
+    """Mean k3 KL per token that the last gradient of a batch should not exceed."""
+    down: float = Field(1.3, gt=1)
+    """The rate is divided by it after a batch whose last KL is above the target."""
+    up: float = Field(1.1, ge=1)
+    """The rate is multiplied by it after a batch whose last KL is below a quarter of the target; 1 never rises."""
+    most: float = Field(1.0, gt=0)
+    """Largest factor on the scheduled rate; 1 never exceeds the given rate."""
+
+
 class GateConfig(Section):
     """Decides after each backward whether the gradient is applied and whether the batch is used again."""
 
-    kind: Literal["dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip"] = "dgg"
+    kind: Literal[
+        "dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip", "kl_rate"
+    ] = "dgg"
     """Which gate (see agentrl/learner/gate.py)."""
     tau: float = 0.1
     """dgg, total_norm_z: Z-score above which a step is discarded."""
@@ -240,11 +255,13 @@ class GateConfig(Section):
     action: Literal["discard_stop", "apply_stop", "discard_continue"] = "discard_stop"
     """What a surge triggers; the latter two are ablations."""
     threshold: float | None = None
-    """kl, ess, clip_fraction, m2, zclip: the limit; None uses the method's own."""
+    """kl, ess, clip_fraction, m2, zclip, kl_rate: the limit; None uses the method's own."""
     stop_prob: float = Field(0.2, ge=0, le=1)
     """random: probability of stopping at each reuse step."""
     k: int = Field(1, ge=1)
     """fixed: uses of each batch."""
+    kl_rate: KlRateConfig = KlRateConfig()
+    """kl_rate: the controller of the learning rate; reuse stops at `threshold`, or at its target."""
 
 
 class LearnerConfig(Section):

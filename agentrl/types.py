@@ -181,6 +181,8 @@ class Verdict:
     """One word for logs: `reuse`, `surge`, `non_finite` ..."""
     statistics: dict[str, float] = field(default_factory=dict)
     """Numbers behind the decision (z-score, mean, std ...)."""
+    rate_factor: float = 1.0
+    """Factor on the learning rate of this step, beside the schedule's."""
 
 
 Metrics = dict[str, Any]

@@ -14,6 +14,7 @@ import numpy as np
 
 from agentrl.config import GateConfig
 from agentrl.errors import RunError
+from agentrl.learner.rate import KlRateGate
 from agentrl.types import StepSignal, Verdict
 
 MAX_NON_FINITE = 3
@@ -254,6 +255,8 @@ def make_gate(config: GateConfig, *, seed: int = 0) -> Gate:
         gate = RandomGate(config.stop_prob, seed=seed)
     elif kind == "zclip":
         gate = ZClipGate(config.threshold)
+    elif kind == "kl_rate":
+        gate = KlRateGate(config.kl_rate, stop=config.threshold)
     elif kind in ThresholdGate.LIMITS:
         gate = ThresholdGate(kind, config.threshold)
     else:

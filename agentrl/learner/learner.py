@@ -101,7 +101,6 @@ class Learner:
         started = time.perf_counter(), time.process_time()
         update = Update()
         parts, num_tokens = self._prepare(batch)
-        self._set_learning_rate()
         for k in range(1, self.config.learner.max_reuse + 1 if num_tokens else 1):
             metrics, signal = self._backward(parts, k)
             # Every process judges the first one's numbers, so all gates stay alike to the last bit.
@@ -274,7 +273,8 @@ class Learner:
         return metrics, signal
 
     def _apply(self, verdict: Verdict, grad_norm: float) -> None:
-        """Scale as the gate says, clip the norm, step."""
+        """Scale as the gate says, clip the norm, step at the rate of schedule and gate."""
+        self._set_learning_rate(verdict.rate_factor)
         limit = self.config.learner.max_grad_norm / (verdict.scale * grad_norm + 1e-6)
         factor = verdict.scale * min(1.0, limit)
         if factor != 1.0:
@@ -302,14 +302,14 @@ class Learner:
         own = keep.split([len(pair[0]) for pair in everyone])[self.processes.rank]
         return list(own.to(self.processes.device).split([len(ratio) for ratio in ratios]))
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, gate_factor: float = 1.0) -> None:
         factor = learning_rate_factor(
             self.num_batches,
             warmup=self.config.learner.warmup_batches,
             total=self.config.train.steps if self.config.learner.schedule == "linear" else None,
         )
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learner.lr * factor
+            group["lr"] = self.config.learner.lr * factor * gate_factor
 
 
 def learning_rate_factor(num_batches: int, *, warmup: int, total: int | None) -> float:
@@ -336,4 +336,6 @@ def _known(tensor: torch.Tensor | None) -> torch.Tensor:
 
 
 def _verdict_metrics(verdict: Verdict) -> Metrics:
-    return {"applied": verdict.apply, "stopped": verdict.stop, "reason": verdict.reason, **verdict.statistics}
+    decision = {"applied": verdict.apply, "stopped": verdict.stop, "reason": verdict.reason}
+    rate = {"rate_factor": verdict.rate_factor} if verdict.apply else {}
+    return {**decision, **rate, **verdict.statistics}

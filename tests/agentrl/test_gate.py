@@ -120,7 +120,7 @@ def test_dgg_agrees_with_a_direct_reading_of_the_paper(steps: list[tuple[float, 
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), min_size=1, max_size=60), st.integers(0, 59))
 def test_every_gate_restored_from_its_state_goes_on_as_before(steps: list[tuple[float, int]], cut: int) -> None:
-    kinds = ["dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip"]
+    kinds = ["dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip", "kl_rate"]
     for kind in kinds:
         config = GateConfig(kind=kind, window=4)  # type: ignore[arg-type]
         signals = [

@@ -1,0 +1,59 @@
+"""Gates that set the learning rate of the next step beside (or instead of) discarding gradients.
+
+A gate hands its factor on with every verdict (`Verdict.rate_factor`); the learner multiplies the scheduled rate by it.
+"""
+
+from typing import Any
+
+from agentrl.config import KlRateConfig
+from agentrl.types import StepSignal, Verdict
+
+
+class KlRateGate:
+    """Stops reuse at a KL and lets the rate find the size at which a batch just reaches it.
+
+    At k > 1 a gradient whose mean k3 KL (first pass over the batch to now) is above `stop` is discarded and ends the
+    batch. After each batch the KL of its last gradient, discarded or not, moves the factor: above the target it is
+    divided by `down`, below a quarter of it multiplied by `up`, and it never exceeds `most`. No further forward pass.
+    The change takes effect with the first gradient of the next batch, which is when a batch is known to be over.
+
+    The rule is this repository's own (benchmarks/results); its two parts are older: stopping at a KL is Spinning Up's
+    PPO, a rate that follows the KL is PPO's adaptive penalty (arXiv 1707.06347, section 4) applied to the step size.
+
+    Args:
+        config: target and speeds of the controller.
+        stop: KL above which a gradient is discarded; None takes the target; 0 uses every batch once and spends the
+            second gradient on the measurement.
+    """
+
+    def __init__(self, config: KlRateConfig, *, stop: float | None = None) -> None:
+        self.config, self.stop = config, config.target if stop is None else stop
+        self.factor = 1.0
+        self.last_kl: float | None = None
+
+    def judge(self, signal: StepSignal) -> Verdict:
+        """Settle the rate where a new batch begins, then compare the KL with the limit."""
+        if signal.reuse_index == 1 and self.last_kl is not None:
+            self.factor = self._next_factor(self.last_kl)
+        self.last_kl = signal.kl
+        # What is not a number, as of ratios that overflow, is within no limit.
+        fired = signal.reuse_index > 1 and not signal.kl <= self.stop
+        return Verdict(
+            apply=not fired, stop=fired, reason="kl" if fired else "", statistics={"kl": signal.kl},
+            rate_factor=self.factor,
+        )  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """Factor on the rate, and the KL that will move it."""
+        return {"factor": self.factor, "last_kl": self.last_kl}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore both."""
+        self.factor, self.last_kl = state["factor"], state["last_kl"]
+
+    def _next_factor(self, kl: float) -> float:
+        if not kl <= self.config.target:
+            return self.factor / self.config.down
+        if kl < self.config.target / 4:
+            return min(self.config.most, self.factor * self.config.up)
+        return self.factor
