@@ -51,6 +51,7 @@ def load_model(
     Raises:
         UserError: the folder or name holds no causal LM.
     """
+    module: Any
     if config.path == "tiny":
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
         module = build_tiny_model(config.tiny, tokenizer, seed=seed)

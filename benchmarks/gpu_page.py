@@ -18,11 +18,7 @@ def tables(results: dict[str, Any]) -> list[Table]:
     if "card" in results and "error" not in results["card"]:
         found.append(("The card", ["what", "value"], _flat(results["card"])))
     rows = [
-        [
-            case,
-            name,
-            *(_number(entry.get(column)) if "seconds" in entry else str(next(iter(entry))) for column in _COLUMNS),
-        ]
+        [case, name, *_update_cells(entry)]
         for case, entries in results.get("learner", {}).items()
         if isinstance(entries, dict)
         for name, entry in entries.items()
@@ -92,6 +88,12 @@ def text(results: dict[str, Any]) -> str:
         lines += ["", f"## {title}", "", "| " + " | ".join(headings) + " |", "|" + " --- |" * len(headings)]
         lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines)
+
+
+def _update_cells(entry: dict[str, Any]) -> list[str]:
+    if "seconds" in entry:
+        return [_number(entry.get(column)) for column in _COLUMNS]
+    return [next(iter(entry)), *[""] * (len(_COLUMNS) - 1)]
 
 
 def _section(title: str, body: str) -> str:
