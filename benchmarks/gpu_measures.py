@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import transformers
 
-from agentrl.config import Config, build_config
+from agentrl.config import Config, LearnerConfig, build_config
 from agentrl.estimate import Shape, learner_memory
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, micro_batches
 from agentrl.learner.learner import Learner
@@ -179,7 +179,9 @@ class OtherUpdate:
 
     def __init__(self, module: Any, logprobs: Callable[[Any, MicroBatch], torch.Tensor], batch: Batch, budget: int):
         self.module, self.logprobs = module, logprobs
-        self.optimizer = torch.optim.AdamW(module.parameters(), lr=LR, weight_decay=0.0, fused=True)
+        self.optimizer = torch.optim.AdamW(
+            module.parameters(), lr=LR, weight_decay=LearnerConfig().weight_decay, fused=True
+        )
         weights = [1.0 / batch.num_trained_tokens] * len(batch.rows)
         parts = micro_batches(batch.rows, weights, budget=budget, pad_id=0, keep=lambda row: True)
         self.parts = [part.to(module.device) for part in parts]
