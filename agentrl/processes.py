@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=6)
 """Longest wait for a slower process. A dead one is noticed at once: its connections close."""
+GPU_PATIENCE = timedelta(minutes=20)
+"""Longest wait in a meeting of GPUs, where no episode is waited for."""
 _BUCKET = 1 << 24
 """Numbers summed over processes in one message."""
 
@@ -48,12 +50,19 @@ class Processes:
         # Both kinds of tensors are exchanged: gradients on the accelerator, objects on the CPU.
         backend = "gloo" if on_cpu else "cpu:gloo,cuda:nccl"
         state = PartialState(cpu=on_cpu, backend=backend, timeout=PATIENCE)
+        if not on_cpu:  # the first meeting after a rollout is of objects, on the CPU: nobody waits for episodes here
+            dist.distributed_c10d._get_default_group()._get_backend(state.device)._set_default_timeout(GPU_PATIENCE)
         return cls(state.process_index, state.num_processes, state.device)
 
     @property
     def is_first(self) -> bool:
         """Whether this process writes files and prints."""
         return self.rank == 0
+
+    @property
+    def is_first_here(self) -> bool:
+        """Whether this process is the first of its machine."""
+        return int(os.environ.get("LOCAL_RANK", self.rank)) == 0
 
     def leave(self) -> None:
         """Take leave of the others at the end of a run."""

@@ -6,6 +6,7 @@ The only file that knows every room.
 import argparse
 import sys
 import time
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -51,7 +52,7 @@ from agentrl.rollout.engines import make_engine
 from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
-from agentrl.rollout.weight_sync import check_sync, opening_row
+from agentrl.rollout.weight_sync import Host, check_sync, opening_row
 from agentrl.rollout.workers import EnvPool
 from agentrl.run_folder import read_metrics, read_run_config
 from agentrl.schedule import schedule_table
@@ -227,7 +228,11 @@ def wire(
         module, every=config.tracking.divergence_every, start=models.initial, processes=processes
     )
     limits = config.rollout
-    engine = make_engine(limits, models.replica, tokenizer, rank=processes.rank, count=processes.count)
+    weights_folder = processes.from_first(f"agentrl-weights-{uuid.uuid4().hex[:12]}")
+    engine = make_engine(
+        limits, models.replica, tokenizer, rank=processes.rank, count=processes.count,
+        host=Host(processes.is_first_here, processes.wait), folder=weights_folder,
+    )  # fmt: skip
     chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=limits.context == "conversation")
     system = config.env.system
     rollout = Rollout(engine, chat, pools[0], limits, seed=config.train.seed, system=system)

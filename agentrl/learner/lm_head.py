@@ -197,6 +197,8 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float, scra
     out = scratch[: len(hidden)]
     if hidden.dtype == out.dtype:
         return torch.mm(hidden if temperature == 1.0 else hidden / temperature, weight.t(), out=out)
+    if hidden.is_cuda:  # cuBLAS sums in fp32 anyway: nothing is rounded on the way out
+        return torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out).div_(temperature)
     return out.copy_(hidden @ weight.t()).div_(temperature)
 
 

@@ -1,9 +1,10 @@
 """The engine that a config asks for."""
 
-import socket
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Any
+
+import torch
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import UserError
@@ -11,12 +12,21 @@ from agentrl.rollout.engine import Engine
 from agentrl.rollout.fleet import FleetEngine
 from agentrl.rollout.local import LocalEngine
 from agentrl.rollout.vllm import VllmEngine
-from agentrl.rollout.weight_sync import DiskSync, NcclSync, WeightSync
+from agentrl.rollout.weight_sync import DiskSync, Host, NcclSync, WeightSync
 
 _SYNC_OPTIONS = ("weight_sync", "folder", "address")
 
 
-def make_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, rank: int = 0, count: int = 1) -> Engine:
+def make_engine(
+    config: RolloutConfig,
+    module: Any,
+    tokenizer: Any,
+    *,
+    rank: int = 0,
+    count: int = 1,
+    host: Host | None = None,
+    folder: str | None = None,
+) -> Engine:
     """An engine for this process; all but the embedded one need `load_weights` before the first turn.
 
     Args:
@@ -25,6 +35,8 @@ def make_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, rank: int
         tokenizer: for stop strings.
         rank: number of this process; it uses every `count`-th endpoint.
         count: number of processes.
+        host: the processes of this machine, of which one writes weights for servers.
+        folder: name of the folder for them, the same for these processes; None makes one.
 
     Raises:
         UserError: fewer endpoints than processes, unknown options, or vLLM refuses the set-up.
@@ -37,15 +49,14 @@ def make_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, rank: int
     if config.endpoints:
         return FleetEngine(
             _own_endpoints(config, rank, count),
-            sync=_make_sync(config.engine_options),
+            sync=_make_sync(config.engine_options, module, host or Host(), folder),
             max_context_tokens=config.max_context_tokens,
             patience_s=config.turn_timeout_s,
         )
-    dtype = getattr(module, "compute_dtype", None) or module.dtype
     return VllmEngine(
         module, tokenizer,
         max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens,
-        dtype=str(dtype).removeprefix("torch."), patience_s=config.turn_timeout_s,
+        dtype=str(_products(module)).removeprefix("torch."), patience_s=config.turn_timeout_s,
         options=config.engine_options,
     )  # fmt: skip
 
@@ -59,7 +70,7 @@ def _own_endpoints(config: RolloutConfig, rank: int, count: int) -> list[str]:
     return config.endpoints[rank::count]
 
 
-def _make_sync(options: dict[str, Any]) -> WeightSync:
+def _make_sync(options: dict[str, Any], module: Any, host: Host, folder: str | None) -> WeightSync:
     unknown = [name for name in options if name not in _SYNC_OPTIONS]
     if unknown:
         raise UserError(
@@ -68,7 +79,15 @@ def _make_sync(options: dict[str, Any]) -> WeightSync:
         )
     kind = options.get("weight_sync", "disk")
     if kind == "nccl":
-        return NcclSync(options.get("address") or socket.gethostbyname(socket.gethostname()))
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+        return NcclSync(options.get("address"), device=device, dtype=_products(module))
     if kind != "disk":
         raise UserError(f'rollout.engine_options.weight_sync must be "disk" or "nccl", got {kind!r}.')
-    return DiskSync(Path(mkdtemp(prefix="agentrl-weights-", dir=options.get("folder"))))
+    root = Path(options.get("folder") or gettempdir())
+    place = root / folder if folder else Path(mkdtemp(prefix="agentrl-weights-", dir=root))
+    return DiskSync(place, dtype=_products(module), host=host)
+
+
+def _products(module: Any) -> torch.dtype:
+    """The type of the module's matrix products, in which engines compute."""
+    return getattr(module, "compute_dtype", None) or module.dtype

@@ -6,15 +6,17 @@ weights), so environments step while tokens are drawn. Needs the package `vllm` 
 
 import asyncio
 import copy
+import hashlib
 import itertools
 import os
 import queue
+import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import numpy as np
@@ -32,6 +34,12 @@ _SETTINGS = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+_PARALLEL = (
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "decode_context_parallel_size",
+    "prefill_context_parallel_size",
+)  # fmt: skip
+_MAX_BATCHED_TOKENS = 8192
+"""Tokens of one forward pass; vLLM's own default inside a process, 2,048, makes long prompts wait."""
 _CPU_SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner shares the cores
@@ -70,10 +78,10 @@ class VllmEngine:
         patience_s: float = 600.0,
         options: dict[str, Any] | None = None,
     ) -> None:
+        _refuse_parallel(options or {})
         self.version = 0
         self.max_context_tokens, self.patience_s = max_context_tokens, patience_s
         self._engine: Any = None
-        self._folder = TemporaryDirectory(prefix="agentrl-vllm-")
         self._asleep = False
         self._names = itertools.count()
         self._counts = {"generated_tokens": 0.0, "prefilled_tokens": 0.0}
@@ -81,14 +89,13 @@ class VllmEngine:
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._drive, name="vllm", daemon=True)
         self._thread.start()
-        _save_shape(Path(self._folder.name), module, tokenizer)
         arguments = {
-            "model": self._folder.name,
+            "model": str(shape_folder(module, tokenizer)),
             "load_format": "dummy",
             "dtype": dtype,
             "max_model_len": max_context_tokens,
             "max_num_seqs": max_concurrent,
-            **_platform_arguments(),
+            **_platform_arguments(max_context_tokens),
             **(options or {}),
         }
         self._engine = self._call(partial(_start, arguments))
@@ -146,7 +153,6 @@ class VllmEngine:
             self._call(self._stop)
             self._commands.put(None)
             self._thread.join()
-            self._folder.cleanup()
 
     async def _request(self, ids: list[int], parameters: dict[str, Any]) -> Any:
         """vLLM's output for one row; cancelling the caller aborts the row."""
@@ -237,12 +243,16 @@ class VllmEngine:
             self._answer(name, error)
 
     def _load(self, named_tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+        # The learner's gathered weights and the engine's lie side by side here: keys and values get their room after.
         if self._asleep:
             torch.cuda.empty_cache()
-            self._engine.wake_up()
-            self._asleep = False
+            self._engine.wake_up(tags=["weights"])
         tensors = ((name, tensor.detach()) for name, tensor in named_tensors)
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
+        if self._asleep:
+            torch.cuda.empty_cache()
+            self._engine.wake_up(tags=["kv_cache"])
+            self._asleep = False
         assert self._engine.reset_prefix_cache(), "keys and values of old weights are dropped"
 
     def _stop(self) -> None:
@@ -301,20 +311,44 @@ def scores_from_table(table: list[dict[int, float]], ids: list[int], temperature
     return scores
 
 
-def _save_shape(folder: Path, module: Any, tokenizer: Any) -> None:
-    """A model folder without weights."""
+def shape_folder(module: Any, tokenizer: Any) -> Path:
+    """A model folder without weights, named after what it holds, so that vLLM finds what it compiled for it before."""
     config = copy.deepcopy(module.config)
     config.architectures = config.architectures or [type(module).__name__]
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    root = Path(tempfile.gettempdir()) / f"agentrl-vllm-{os.getuid()}"
+    root.mkdir(mode=0o700, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(dir=root))
+    config.save_pretrained(draft)
+    tokenizer.save_pretrained(draft)
+    digest = hashlib.sha256()
+    for file in sorted(draft.iterdir()):
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    folder = root / digest.hexdigest()[:16]
+    try:
+        draft.rename(folder)
+    except OSError:  # another process or an earlier run has made it
+        shutil.rmtree(draft)
+    return folder
 
 
-def _platform_arguments() -> dict[str, Any]:
+def _refuse_parallel(options: dict[str, Any]) -> None:
+    """Engines of one process are on one GPU: their requests differ from process to process."""
+    for name in _PARALLEL:
+        if options.get(name, 1) not in (1, None):
+            raise UserError(
+                f"rollout.engine_options.{name} = {options[name]!r}: vLLM inside a learner process uses its GPU "
+                f"alone. Start servers instead (vllm serve MODEL --{name.replace('_', '-')} {options[name]} "
+                "...) and name them in rollout.endpoints."
+            )
+
+
+def _platform_arguments(max_context_tokens: int) -> dict[str, Any]:
     if not torch.cuda.is_available():
         # Seeded rows whose prompt is read in pieces need random generators that CPUs do not have.
         return {"enforce_eager": True, "enable_chunked_prefill": False}
     # The learner's weights, gradients and optimizer share the device.
-    return {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4}
+    batched = max(_MAX_BATCHED_TOKENS, max_context_tokens)
+    return {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4, "max_num_batched_tokens": batched}
 
 
 def _start(arguments: dict[str, Any]) -> Any:

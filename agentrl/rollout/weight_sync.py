@@ -2,9 +2,12 @@
 
 import asyncio
 import shutil
+import socket
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
@@ -45,15 +48,28 @@ class WeightSync(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Host:
+    """The processes of one machine, as far as a folder that all of them see is concerned."""
+
+    writes: bool = True
+    """Whether this process is the one that writes."""
+    wait: Callable[[], None] = lambda: None
+    """Returns once every process has come here."""
+
+
 class DiskSync:
     """Weights go through a folder that learner and servers both see (`/dev/shm` on one machine).
 
     Args:
-        folder: rewritten at every sync; half of it is the copy that servers read meanwhile.
+        folder: rewritten at every sync; half of it is the copy that servers read meanwhile. The same for all processes
+            of a machine.
+        dtype: type in which they are written: the one the servers compute in.
+        host: of all processes of a machine one writes, and all servers read that copy.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *, dtype: torch.dtype | None = None, host: Host | None = None) -> None:
+        self.folder, self.dtype, self.host = folder, dtype, host or Host()
         self._current: Path | None = None
         self._count = 0
 
@@ -61,12 +77,17 @@ class DiskSync:
         """Write one safetensors file; a tied head is written out, since vLLM would keep its old one otherwise."""
         self._count += 1
         folder = self.folder / f"weights-{self._count}"
-        folder.mkdir(parents=True)
-        # A tied head shares memory with the embedding, which the format forbids.
-        tensors = {name: tensor.detach().cpu().clone() for name, tensor in named_tensors}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        if self.host.writes:
+            folder.mkdir(parents=True)
+            # A tied head shares memory with the embedding, which the format forbids.
+            tensors = {name: in_type(tensor, self.dtype).cpu().clone() for name, tensor in named_tensors}
+            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        else:
+            for _ in named_tensors:  # shards are gathered by all processes together
+                pass
+        self.host.wait()
         previous, self._current = self._current, folder
-        if previous is not None:
+        if previous is not None and self.host.writes:
             shutil.rmtree(previous)
 
     async def send(self, client: Any, url: str) -> None:
@@ -86,44 +107,63 @@ class NcclSync:
     Servers are started with `--weight-transfer-config '{"backend": "nccl"}'`. A restarted server gets a new group.
 
     Args:
-        address: address of this machine as the servers see it.
+        address: address of this machine as the servers see it; None takes the one from which a server is reached.
+        device: the learner's GPU.
+        dtype: type in which weights travel: the one the servers compute in.
     """
 
-    def __init__(self, address: str) -> None:
-        self.address = address
+    def __init__(
+        self, address: str | None = None, *, device: torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> None:
+        self.address, self.device, self.dtype = address, device or torch.device("cuda"), dtype
         self._tensors: list[tuple[str, torch.Tensor]] = []
         self._senders: dict[str, Any] = {}
 
     def offer(self, named_tensors: NamedTensors) -> None:
         """Keep a copy on the host: a server may ask again while the learner is elsewhere."""
-        self._tensors = [(name, tensor.detach().cpu()) for name, tensor in named_tensors]
+        self._tensors = [(name, in_type(tensor, self.dtype).cpu()) for name, tensor in named_tensors]
 
     async def send(self, client: Any, url: str) -> None:
         """Broadcast; where the group is broken or new, set it up first."""
         world_size = (await client.get(f"{url}/get_world_size")).raise_for_status().json()["world_size"]
         if url in self._senders:
             try:
-                await asyncio.to_thread(self._senders[url].send_weights)
+                await asyncio.to_thread(self._on_device, self._senders[url].send_weights)
                 return
             except Exception:  # the server at the other end is a new one
                 del self._senders[url]
-        self._senders[url] = await asyncio.to_thread(self._connect, url, world_size)
-        await asyncio.to_thread(self._senders[url].send_weights)
+        self._senders[url] = await asyncio.to_thread(self._on_device, self._connect, url, world_size)
+        await asyncio.to_thread(self._on_device, self._senders[url].send_weights)
 
     def close(self) -> None:
         """Drop groups and copy."""
         self._senders.clear()
         self._tensors = []
 
+    def _on_device(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Do something with the learner's GPU as the current one; a fresh thread starts with the machine's first."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        return work(*arguments)
+
     def _connect(self, url: str, world_size: int) -> Any:
         try:
-            from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
             from vllm.distributed.weight_transfer.clients import HTTPVLLMWeightSyncClient
             from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
             from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
             from vllm.utils.network_utils import get_open_port
         except ModuleNotFoundError:
             raise MissingExtraError("vllm", "vllm", 'weight_sync = "nccl"') from None
+        address = self.address or address_towards(url)
+        start = NCCLTrainerInitInfo(address, get_open_port(), 1 + world_size, rank=0)
+        return WeightTransferTrainerFactory.trainer_init(
+            start, client=HTTPVLLMWeightSyncClient(url), source=self.source()
+        )
+
+    def source(self) -> Any:
+        """The tensors of the last offer, as vLLM 0.32 wants to be given them."""
+        from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
+
         sync = self
 
         class Source(WeightSource):
@@ -134,10 +174,25 @@ class NcclSync:
                 return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sync._tensors]
 
             def __iter__(self) -> Any:
-                return ((name, tensor.cuda()) for name, tensor in sync._tensors)
+                return ((name, tensor.to(sync.device)) for name, tensor in sync._tensors)
 
-        start = NCCLTrainerInitInfo(self.address, get_open_port(), 1 + world_size, rank=0)
-        return WeightTransferTrainerFactory.trainer_init(start, client=HTTPVLLMWeightSyncClient(url), source=Source())
+        return Source()
+
+
+def in_type(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
+    """The tensor without its graph; floating-point numbers in the given type."""
+    tensor = tensor.detach()
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def address_towards(url: str) -> str:
+    """This machine's address on the way to a server; asking sends nothing."""
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 80
+    family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(place)
+        return str(probe.getsockname()[0])
 
 
 def check_sync(
