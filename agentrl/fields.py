@@ -41,7 +41,8 @@ _MARKS = (
 _SAID_IN = ("text", "content", "value")
 _ALSO_SAID_IN = ("answer", "target", "aliases", "normalizedaliases", "normalized_aliases", "answer_aliases",
                  "humananswers", "human_answers")  # fmt: skip
-_SPELLED = re.compile(r"(?:array|list|tuple|set)?\(?\s*([\[({].*[\])}])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)?", re.DOTALL)
+_SPELLED = re.compile(r"[\[({].*[\])}]", re.DOTALL)
+_ARRAY = re.compile(r"array\((\[.*\])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)", re.DOTALL)
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _NUMPY = re.compile(rf"\[\s*(?:{_QUOTED})(?:\s+(?:{_QUOTED}))*\s*\]", re.DOTALL)
 _LONGEST_SPELLED = 100_000  # characters
@@ -101,10 +102,10 @@ def text_of(value: Any, *, join: str = " ") -> str:
     if isinstance(value, list | tuple | set):
         return join.join(filter(None, (text_of(item, join=join) for item in value)))
     if isinstance(value, Mapping):
-        said = pick(fold(value), _SAID_IN)
-        if said is None and not is_missing(value):
+        folded = fold(value)
+        if folded.keys().isdisjoint(_SAID_IN):
             raise TypeError(f"expected a text, got an object with {_names(value)}")
-        return text_of(said, join=join)
+        return text_of(pick(folded, _SAID_IN), join=join)
     return _scalar_text(value)
 
 
@@ -121,8 +122,8 @@ def texts_of(value: Any) -> list[str]:
         return [text for item in value for text in texts_of(item)]
     if isinstance(value, Mapping):
         folded = fold(value)
-        said = [folded[name] for name in (*_SAID_IN, *_ALSO_SAID_IN) if not is_missing(folded.get(name))]
-        if not said and not is_missing(value):
+        said = [folded[name] for name in (*_SAID_IN, *_ALSO_SAID_IN) if name in folded]
+        if not said:
             raise TypeError(f"expected a text or its aliases, got an object with {_names(value)}")
         return [text for item in said for text in texts_of(item)]
     text = _scalar_text(value)
@@ -154,10 +155,12 @@ def read_spelled(value: Any, *, of_numbers: bool = False) -> Any:
     """
     if not isinstance(value, str) or len(value) > _LONGEST_SPELLED:
         return value
-    match = _SPELLED.fullmatch(value.strip())
-    if not match:
+    text = value.strip()
+    if array := _ARRAY.fullmatch(text):
+        text = array[1]
+    if not _SPELLED.fullmatch(text):
         return value
-    found = _parsed(match[1])
+    found = _parsed(text)
     if isinstance(found, Mapping):
         return found if fold(found).keys() & {*_SAID_IN, *_ALSO_SAID_IN} else value
     if not isinstance(found, list | tuple | set) or not found:
