@@ -239,6 +239,7 @@ class _Episode:
         self.turns: list[Turn] = []
         self.past: list[PastTurn] = []
         self.status: Status | None = None
+        self.num_verdict_timeouts = 0
         self.version = rollout.engine.version if rollout.engine is not None else 0
 
     async def answer(self) -> str | None:
@@ -274,6 +275,7 @@ class _Episode:
         turn = self.turns[-1]
         turn.observation, turn.reward = observation, reward
         turn.is_valid = bool(info.get("is_valid_action", True))
+        self.num_verdict_timeouts += isinstance(info.get("verdict"), str) and info["verdict"] == "timeout"
         self.past.append(PastTurn(self.observation, action))
         self.observation, self.info = observation, {**self.info, "success": terminated and reward > 0, **info}
         if terminated:
@@ -298,6 +300,8 @@ class _Episode:
             name=str(self.info.get("task", "")),
             answer=self.info.get("answer"),
             metadata=dict(self.info.get("metadata", {})),
+            verdict=str(self.info.get("verdict", "")),
+            num_verdict_timeouts=self.num_verdict_timeouts,
         )  # fmt: skip
 
     def _next_row(self) -> _Draft:
