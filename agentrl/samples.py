@@ -146,7 +146,7 @@ def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
         "sample": trajectory.member, "metadata": trajectory.metadata, "category": trajectory.category,
         "prompt": trajectory.first_observation,
         "responses": [turn.action for turn in trajectory.turns],
-        "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict, "score": trajectory.score,
-        "reward": trajectory.reward, "status": trajectory.status.value, "error": trajectory.error,
-        "finish": last.finish if last else "", "generated_tokens": trajectory.num_trained_tokens,
+        "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
+        "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
+        "error": trajectory.error, "finish": last.finish if last else "", "generated_tokens": trajectory.num_trained_tokens,
     }  # fmt: skip

@@ -1,6 +1,7 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from agentrl.rollout.tasks import TaskSampler
 from agentrl.rollout.workers import EnvPool
 from agentrl.types import Status, Task, Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_rollout
-from tests.toy import COLOURS
+from tests.toy import COLOURS, ColourEnv
 
 MODULE, TOKENIZER = tiny_policy()
 CHAT = Chat(TOKENIZER, stop_ids=[TOKENIZER.eos_token_id])
@@ -146,6 +147,21 @@ def test_a_continued_turn_when_no_room_is_left_to_go_on_then_keeps_its_end() -> 
     trajectory = continued(end, end, limit=opened + 3)
     assert trajectory.status is Status.TOKEN_LIMIT
     assert trajectory.rows[0].trained.tolist() == [False] * (len(trajectory.rows[0].ids) - 1) + [True]
+
+
+class TimesOut(ColourEnv):
+    """The check of the first turn runs out of time."""
+
+    def step(self, action: str) -> Any:
+        *rest, info = super().step(action)
+        return (*rest, {**info, "verdict": "timeout" if self.turn == 1 else "library"})
+
+
+def test_a_check_that_ran_out_of_time_is_counted_at_whatever_turn() -> None:
+    pool = EnvPool(EnvSpec("tests.agentrl.test_play:TimesOut", "train", expert=True))
+    rollout = Rollout(None, CHAT, pool, LIMITS, seed=0, policy=expert_policy)
+    trajectories = [t for group in rollout.play(TASKS[:2], group_size=2) for t in group.trajectories]
+    assert [(t.verdict, t.num_verdict_timeouts) for t in trajectories] == [("library", 1)] * 4
 
 
 def test_a_full_context_ends_the_episode_as_data() -> None:
