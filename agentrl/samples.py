@@ -148,5 +148,6 @@ def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
         "responses": [turn.action for turn in trajectory.turns],
         "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
         "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
-        "error": trajectory.error, "finish": last.finish if last else "", "generated_tokens": trajectory.num_trained_tokens,
+        "error": trajectory.error, "finish": last.finish if last else "",
+        "generated_tokens": trajectory.num_trained_tokens,
     }  # fmt: skip

@@ -1,7 +1,8 @@
 """Products of the shop: the raw schema of the official files, cleaned as the original loader cleans it.
 
-Texts stay as they are. What is no text is read by the rule of `agentrl.fields` (numbers as digits, lists joined); a field
-that the shop cannot do without (title, description, bullet points, category, query) is refused where it holds nothing.
+Texts stay as they are. What is no text is read by the rule of `agentrl.fields` (numbers as digits, lists joined); a
+field that the shop cannot do without (title, description, bullet points, category, query) is refused where it holds
+nothing.
 """
 
 import json
@@ -184,19 +185,16 @@ def _clean_options(raw: Mapping[str, Any] | str | None) -> dict[str, tuple[str, 
         return {}
     if not isinstance(raw, Mapping):
         raise TypeError(f"customization_options must be a mapping, got {type(raw).__name__}")
-    return {
-        name.lower(): tuple(
-            value.strip().replace("/", " | ").lower() for value in map(_option_value, contents) if value
-        )
-        for name, contents in raw.items()
-        if contents is not None
-    }
+    kept = {name: contents for name, contents in raw.items() if contents is not None and contents == contents}  # no NaN
+    return {name.lower(): _option_values(contents) for name, contents in kept.items()}
 
 
-def _option_value(content: Any) -> str:
-    """The value in `{"value": "Red", ...}`, or given alone; empty where there is none, and left out then."""
-    value = content["value"] if isinstance(content, Mapping) else content
-    return value if isinstance(value, str) else text_of(value)
+def _option_values(contents: Any) -> tuple[str, ...]:
+    """The values in `[{"value": "Red", ...}, ...]`, or given alone; what holds nothing is left out."""
+    items = contents if isinstance(contents, list | tuple) else [contents]
+    values = [item["value"] if isinstance(item, Mapping) else item for item in items]
+    texts = [v if isinstance(v, str) else text_of(v) for v in values if isinstance(v, str) or not is_missing(v)]
+    return tuple(text.strip().replace("/", " | ").lower() for text in texts)
 
 
 def parse_prices(pricing: str | float | None) -> tuple[float, ...]:
