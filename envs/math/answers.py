@@ -10,7 +10,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from agentrl.envs.math.markup import without_markup
+from agentrl.envs.math.markup import SIGNS, without_markup
 
 ANSWER_FORMATS = ("boxed", "hashes", "answer", "tags", "plain")
 
@@ -128,18 +128,6 @@ def _box_span(text: str, position: int, max_chars: int) -> tuple[int, int] | Non
     return (position + 1, -1) if len(text) > limit else None
 
 
-_UNICODE = str.maketrans(
-    {
-        "\u2212": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "∗": "*",
-        "⁄": "/", "∕": "/", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
-        "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ",
-        "β": r"\beta ", "λ": r"\lambda ", "°": r"^\circ ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^2", "³": "^3", "％": "%", "，": ", ",
-        "∙": r"\cdot ", "⩽": r"\le ", "⩾": r"\ge ", "（": "(", "）": ")", "€": r"\$", "£": r"\$", "¥": r"\$",
-        "₹": r"\$",
-    }
-)  # fmt: skip
 _TEXT = r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf)\s*"
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT = r"(?:[kcm]?m|ft|mi|miles?|k?g|mL|L|k?J|erg|N|W|rad|rev|mol|s|sec|min|h|hr|hours?|day|year)"
@@ -198,7 +186,7 @@ def normalise(answer: str) -> str:
         >>> normalise("1\\\\,000 apples")
         '1000'
     """
-    answer = without_markup(answer).translate(_UNICODE)
+    answer = without_markup(answer).translate(SIGNS)
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
     words = _WORDS_AFTER_NUMBER.fullmatch(answer)

@@ -6,6 +6,19 @@ Pure text work, linear in pieces of bounded length. What is taken away changes t
 import re
 from typing import Any
 
+SIGNS = str.maketrans(
+    {
+        "\u2212": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "∗": "*",
+        "⁄": "/", "∕": "/", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
+        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ",
+        "β": r"\beta ", "λ": r"\lambda ", "°": r"^\circ ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
+        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^2", "³": "^3", "％": "%", "，": ", ",
+        "∙": r"\cdot ", "⩽": r"\le ", "⩾": r"\ge ", "（": "(", "）": ")", "€": r"\$", "£": r"\$", "¥": r"\$",
+        "₹": r"\$",
+    }
+)  # fmt: skip
+"""Unicode signs -> LaTeX, for `str.translate`."""
 _FULL_WIDTH = {code: chr(code - 0xFEE0) for code in (*range(0xFF08, 0xFF1B), 0xFF1D, *range(0xFF21, 0xFF5F))}
 _TOKENS = r"<\|[^|<>]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<｜[^<>｜]{1,40}｜>"
 _SENTENCE = (
