@@ -135,7 +135,7 @@ class RolloutConfig(Section):
     stops after a weight sync."""
     context: Literal["conversation", "window", "continuation"] = "conversation"
     """`conversation`: one growing chat; `window`: a fresh prompt each turn; `continuation`: the environment's text is
-    appended raw inside one assistant turn."""
+    appended raw inside one assistant turn, in place of the end of turn and other special tokens behind an answer."""
     window_turns: int = Field(2, ge=0)
     """Past turns shown in the `window` context."""
     max_turns: int = Field(20, ge=1)

@@ -35,7 +35,7 @@ from agentrl.samples import (
     problem_samples,
     sampling_line,
 )
-from agentrl.tracking import console, default_run_folder, describe_software, progress, say
+from agentrl.tracking import console, default_run_folder, describe_software, progress, say, verdict_metrics
 from agentrl.types import Metrics, Status, Task, Trajectory
 
 EVAL_SEED = 2**31
@@ -117,6 +117,7 @@ class Evaluation:
             "eval/reward": _mean([t.reward for t in played]),
             "eval/turns": _mean([len(t.turns) for t in played]),
             **({"eval/score": _mean(scores)} if scores else {}),
+            **verdict_metrics("eval", played),
             **{f"eval/success/{name}": rate.value for name, rate in rates.items() if name != "all"},
             "eval/counts": {name: [rate.successes, rate.count] for name, rate in rates.items()},
             **({"eval/bounds": {name: rate.bounds for name, rate in rates.items()}} if self.samples > 1 else {}),

@@ -59,6 +59,7 @@ def describe_sampling(
         "truncated": sum(turn.finish == "length" for turn in turns) / max(1, len(turns)),
         "unanswered": sum(not turn.is_valid for turn in turns) / max(1, len(turns)),
         "failed": sum(t.status is Status.FAILED for t in trajectories),
+        "timeouts": sum(t.num_verdict_timeouts for t in trajectories) or None,
     }
     return {key: value for key, value in described.items() if value is not None}
 
@@ -145,7 +146,8 @@ def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
         "sample": trajectory.member, "metadata": trajectory.metadata, "category": trajectory.category,
         "prompt": trajectory.first_observation,
         "responses": [turn.action for turn in trajectory.turns],
-        "answer": trajectory.answer, "correct": trajectory.success, "score": trajectory.score,
-        "reward": trajectory.reward, "status": trajectory.status.value, "error": trajectory.error,
-        "finish": last.finish if last else "", "generated_tokens": trajectory.num_trained_tokens,
+        "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
+        "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
+        "error": trajectory.error, "finish": last.finish if last else "",
+        "generated_tokens": trajectory.num_trained_tokens,
     }  # fmt: skip

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -203,6 +203,7 @@ def step_metrics(
         "rollout/tokens": sum(t.num_tokens for t in played) / count,
         "rollout/invalid_actions": sum(not turn.is_valid for turn in turns) / max(1, len(turns)),
         "rollout/cut_turns": sum(turn.finish == "length" for turn in turns) / max(1, len(turns)),
+        **verdict_metrics("rollout", played),
         "rollout/retries": sum(t.num_retries for t in [*played, *failures]),
         "rollout/groups_left_out": batch.num_left_out,
         **{f"rollout/ended/{status.value}": sum(t.status is status for t in [*played, *failures]) for status in Status},
@@ -223,6 +224,13 @@ def step_metrics(
     }
 
 
+def verdict_metrics(prefix: str, trajectories: Sequence[Trajectory]) -> Metrics:
+    """Checks that ran out of time, where the environment says what decided (`info["verdict"]`)."""
+    if not any(trajectory.verdict for trajectory in trajectories):
+        return {}
+    return {f"{prefix}/verdict_timeouts": sum(t.num_verdict_timeouts for t in trajectories)}
+
+
 def describe_trajectory(trajectory: Trajectory, *, decode: Any) -> dict[str, Any]:
     """A JSON-able record of an episode: text, token ids, log-probs, rewards, status."""
     return {
@@ -239,6 +247,7 @@ def describe_trajectory(trajectory: Trajectory, *, decode: Any) -> dict[str, Any
         "category": trajectory.category,
         "metadata": trajectory.metadata,
         "answer": trajectory.answer,
+        "verdict": trajectory.verdict,
         "error": trajectory.error,
         "num_retries": trajectory.num_retries,
         "first_observation": trajectory.first_observation,

@@ -323,7 +323,8 @@ def summarize(parts: Parts, seconds: float) -> None:
     evals = [record for record in records if record["kind"] == "eval"]
     steps = [record for record in records if record["kind"] == "train"]
     before, after = evals[0], evals[-1]
-    title = f"{parts.config.env.id} {parts.config.env.eval_split}, each held-out task once"
+    times = {1: "once"}.get(after["eval/samples"], f"{after['eval/samples']} times")
+    title = f"{parts.config.env.id} {parts.config.env.eval_split}, each held-out task {times}"
     console.print(
         success_table({"before": rates_from_metrics(before), "after": rates_from_metrics(after)}, title=title)
     )

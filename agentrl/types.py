@@ -115,6 +115,10 @@ class Trajectory:
     """What failed, for `Status.FAILED`."""
     num_retries: int = 0
     """Infrastructure failures before this try."""
+    verdict: str = ""
+    """`info["verdict"]` at the end, where offered: what decided success (`agentrl/envs/math`)."""
+    num_verdict_timeouts: int = 0
+    """Turns whose check ran out of time (`info["verdict"]` "timeout"), and counted as wrong."""
 
     @property
     def reward(self) -> float:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 from agentrl.retriever.engine import Retriever
 from agentrl.retriever.errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
+from agentrl.retriever.folder import is_faiss_file, refuse_file
 from agentrl.retriever.passages import Hit, read_corpus
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
@@ -130,6 +131,8 @@ class Client:
 
 def _open(path: str) -> InProcess:
     """A retriever over an index folder, or over the passages of a corpus file."""
+    if is_faiss_file(Path(path)):
+        refuse_file(Path(path))
     if Path(path).is_file():
         return Retriever.from_passages(read_corpus(Path(path)))
     folder, _, index = path.partition("#")

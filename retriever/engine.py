@@ -15,7 +15,7 @@ from agentrl.retriever.errors import IndexFolderError, RequestError
 from agentrl.retriever.exact import ExactIndex, ScanDtype
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
 from agentrl.retriever.faiss_index import FaissIndex, FaissParameters
-from agentrl.retriever.folder import check_files, check_pairing, open_manifest, read_json
+from agentrl.retriever.folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
 from agentrl.retriever.passages import Hit, PassageFile, Passages
 from agentrl.retriever.vectors import Vectors
 
@@ -173,8 +173,9 @@ class Retriever:
         name = index or manifest.get("default")
         if name not in available_indexes(folder):
             raise IndexFolderError(
-                f"{folder} has no index {name!r}; it has: {', '.join(available_indexes(folder)) or 'none yet'}. "
-                f"Build it (or go on building) with: python -m agentrl.retriever.build CORPUS.jsonl {folder}"
+                f"{folder} has no index {name!r}; it has: {', '.join(available_indexes(folder)) or 'none yet'}."
+                f"{describe_foreign(folder)} Build it (or go on building) with: "
+                f"python -m agentrl.retriever.build CORPUS.jsonl {folder}"
             )
         passages = PassageFile(folder / "corpus")
         searcher: Bm25Index | DenseSearcher

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
+from agentrl.fields import fold, open_text, read_lines, text_of, texts_of
 from agentrl.retriever.engine import Retriever, available_indexes
 from agentrl.retriever.errors import MissingExtraError, RequestError, RetrieverError
-from agentrl.retriever.passages import Hit, open_text
+from agentrl.retriever.passages import Hit
 from agentrl.retriever.progress import progress_bar
 
 _BATCH = 64
@@ -49,11 +50,12 @@ def read_questions(path: Path, *, limit: int = 0) -> list[EvidenceQuestion]:
     """
     questions = []
     with open_text(path) as lines:
-        for line in lines:
-            row = json.loads(line)
-            if row.get("supporting_titles"):
-                titles = frozenset(fold_title(title) for title in row["supporting_titles"])
-                questions.append(EvidenceQuestion(str(row.get("dataset", path.stem)), row["question"], titles))
+        for _, line in read_lines(lines):
+            row = fold(json.loads(line))
+            titles = frozenset(map(fold_title, texts_of(row.get("supporting_titles"))))
+            if titles:
+                dataset = text_of(row.get("dataset")) or path.stem
+                questions.append(EvidenceQuestion(dataset, text_of(row["question"]), titles))
     if not questions:
         raise RequestError(f"{path}: no row with a question and its supporting_titles")
     return questions[:: -(-len(questions) // limit)] if limit else questions

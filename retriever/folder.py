@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -104,8 +105,60 @@ def check_pairing(manifest: dict[str, Any], part: dict[str, Any], where: Path) -
         )
 
 
+def refuse_file(path: Path) -> None:
+    """Say what to do with a file that stands where an index folder is expected; a folder or nothing passes.
+
+    Raises:
+        IndexFolderError: it is a FAISS file of another tool, or a corpus.
+    """
+    build = "python -m agentrl.retriever.build"
+    if is_faiss_file(path):
+        raise IndexFolderError(
+            f"{path} is a FAISS index made by another tool: it holds vectors, but neither their passages nor their "
+            f"encoder. Build a folder from the corpus it was made of: {build} CORPUS.jsonl OUT, and give OUT."
+        )
+    if path.is_file():
+        raise IndexFolderError(
+            f"{path} is a file, expected an index folder. If it is a corpus, build one from it: {build} {path} OUT "
+            "--index bm25 (or with an encoder, see --help), and give OUT."
+        )
+
+
+def is_faiss_file(path: Path) -> bool:
+    """Whether a file begins as FAISS writes an index: four letters (`IxFI`, `IwFl`, `IHNf`, ...), then numbers."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        head = stream.read(32)
+    return re.match(rb"I[A-Za-z][A-Za-z0-9]{2}", head) is not None and b"\0" in head
+
+
+def foreign_indexes(folder: Path) -> list[str]:
+    """FAISS files in a folder and its parts that were not built there, by their relative path."""
+    found = (path for pattern in ("*.index", "*.faiss", "*/*.index", "*/*.faiss") for path in folder.glob(pattern))
+    return sorted(
+        str(p.relative_to(folder)) for p in found if not p.with_suffix(".json").is_file() and is_faiss_file(p)
+    )
+
+
+def describe_foreign(folder: Path) -> str:
+    """A sentence about foreign FAISS files in a folder; empty where there are none."""
+    foreign = foreign_indexes(folder) if folder.is_dir() else []
+    if not foreign:
+        return ""
+    return (
+        f" {', '.join(foreign[:3])} was made by another tool: vectors whose encoder and passages nobody recorded "
+        "cannot be served."
+    )
+
+
 def open_manifest(out: Path) -> dict[str, Any]:
     """The folder's manifest, checked for its format and its corpus files."""
+    refuse_file(out)
+    if foreign := not (out / "manifest.json").exists() and describe_foreign(out):
+        raise IndexFolderError(
+            f"{out} is no index folder.{foreign} Build one: python -m agentrl.retriever.build CORPUS.jsonl OUT"
+        )
     manifest = read_json(out / "manifest.json")
     if manifest.get("format") != FORMAT:
         raise IndexFolderError(

@@ -1,20 +1,22 @@
 """Passages: reading a corpus, storing it for random access, and what a search returns."""
 
-import bz2
-import gzip
 import hashlib
-import io
 import json
 import lzma
 import mmap
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from agentrl.fields import fold, is_missing, open_text, pick, read_lines, text_of
 from agentrl.retriever.errors import CorpusError, IndexFolderError
+
+ID_COLUMNS = ("id", "_id", "docid", "doc_id", "document_id", "pid", "passage_id", "idx")
+TEXT_COLUMNS = ("text", "content", "body", "passage", "paragraph", "document", "abstract")
+"""Where a passage's text stands, with or without a `title`, in corpora that have no `contents`."""
 
 
 class Hit(NamedTuple):
@@ -38,14 +40,11 @@ class Hit(NamedTuple):
         return self.contents.partition("\n")[2]
 
 
-def open_text(path: Path) -> io.TextIOBase:
-    """Open a UTF-8 text file, with or without a byte order mark, plain or compressed (.gz, .bz2, .xz)."""
-    openers = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    return openers.get(path.suffix, open)(path, "rt", encoding="utf-8-sig")  # type: ignore[operator]
-
-
 def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `(id, contents)` of a JSON-lines corpus: Search-R1's `id` and `contents`, or `title` and `text`.
+
+    Names match whatever their case, and those of other tools are known (`_id`, `docid`, `content`, ...); fields that
+    are no text are read or refused by the rule of `agentrl.fields`. A passage without an id gets its row's number.
 
     Raises:
         CorpusError: the file is missing, or a line is no passage; a passage without text, or with nothing but a title,
@@ -55,10 +54,9 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
         raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
     try:
         with open_text(path) as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
-    except (UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+            for number, line in read_lines(lines):
+                yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
+    except (UnicodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise CorpusError(f"{path} cannot be read as UTF-8 JSON lines: {error}") from error
 
 
@@ -67,11 +65,15 @@ def _parse_passage(line: str, *, where: str, row: int) -> tuple[str, str]:
         fields = json.loads(line)
     except ValueError as error:
         raise CorpusError(f"{where}: not JSON ({error})") from error
-    if isinstance(fields, dict) and "contents" not in fields and {"title", "text"} <= fields.keys():
-        fields = {**fields, "contents": f'"{fields["title"]}"\n{fields["text"]}'}
-    contents = fields.get("contents") if isinstance(fields, dict) else None
-    if not isinstance(contents, str):
-        raise CorpusError(f'{where}: expected an object with "contents" (or "title" and "text"), got {line[:120]!r}')
+    if not isinstance(fields, dict):
+        raise CorpusError(f"{where}: expected an object with {_EXPECTED}, got {line[:120]!r}")
+    folded = fold(fields)
+    try:
+        contents, passage_id = _contents(folded), text_of(pick(folded, ID_COLUMNS))
+    except TypeError as error:
+        raise CorpusError(f"{where}: {error}, in {line[:120]!r}") from error
+    if contents is None:
+        raise CorpusError(f"{where}: expected an object with {_EXPECTED}, got {line[:120]!r}")
     _, has_title, text = contents.partition("\n")
     if not contents.strip(' \t\r\n"') or (has_title and not text.strip()):
         raise CorpusError(f"{where}: the passage is empty. Remove the line or give it a text.")
@@ -79,7 +81,23 @@ def _parse_passage(line: str, *, where: str, row: int) -> tuple[str, str]:
         contents.encode()
     except UnicodeEncodeError as error:
         raise CorpusError(f"{where}: the text holds a lone surrogate, which is no character: {error}") from error
-    return str(fields.get("id", row)), contents
+    return passage_id or str(row), contents
+
+
+_EXPECTED = '"contents" (or "title" and "text")'
+
+
+def _contents(row: Mapping[str, Any]) -> str | None:
+    """`"Title"\\ntext` of a folded row, or the text alone where it has no title; None where it has no such field."""
+    if "contents" not in row and not any(name in row for name in TEXT_COLUMNS):
+        return None
+    contents = row["contents"] if "contents" in row else pick(row, TEXT_COLUMNS)
+    if isinstance(contents, int | float) and not is_missing(contents):
+        return None
+    text = contents if isinstance(contents, str) else text_of(contents, join="\n" if "contents" in row else " ")
+    title = "" if "contents" in row else row.get("title")
+    title = title if isinstance(title, str) else text_of(title)
+    return f'"{title}"\n{text}' if title.strip() else text
 
 
 class Passages:

@@ -14,6 +14,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.errors": set(),
     "agentrl.types": {"agentrl.errors"},
     "agentrl.config": {"agentrl.errors"},
+    "agentrl.fields": set(),
     "agentrl.model": CORE,
     "agentrl.analysis": {"agentrl.errors", "agentrl.types", "agentrl.analysis"},
     "agentrl.rollout": CORE | {"agentrl.rollout"},
@@ -50,8 +51,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"agentrl.analysis", "agentrl.model", "agentrl.run_folder", "agentrl.cli", "agentrl.tracking"},
     "agentrl.figures": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.cli"},
     "agentrl.watch": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.run_folder", "agentrl.cli"},
-    "agentrl.envs": {"agentrl.envs", "agentrl.retriever.client", "agentrl.retriever.errors"},
-    "agentrl.retriever": {"agentrl.retriever"},
+    "agentrl.envs": {"agentrl.envs", "agentrl.fields", "agentrl.retriever.client", "agentrl.retriever.errors"},
+    "agentrl.retriever": {"agentrl.retriever", "agentrl.fields"},
 }
 # Packages of extras may be imported inside functions only.
 EXTRAS = {

@@ -40,7 +40,7 @@ def tiles(run: RunView) -> str:
     cells = []
     if evals:
         rate, low, high, count = success_interval(evals[-1])
-        cells.append(("success now", _percent(rate), f"{_percent(low)} to {_percent(high)}, {count} tasks"))
+        cells.append(("success now", _percent(rate), f"{_percent(low)} to {_percent(high)}, {_count(count, 'task')}"))
         change = rate - success_interval(evals[0])[0]
         cells.append(("change", f"{100 * change:+.1f}", "points since the start"))
     if batches:

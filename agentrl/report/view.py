@@ -109,10 +109,13 @@ def name_policy(config: dict[str, Any]) -> str:
 
 
 def success_interval(record: Metrics, category: str = "all") -> tuple[float, float, float, int]:
-    """(rate, low, high, tasks) of a category in an evaluation record, with Wilson's 95 % interval."""
+    """(rate, low, high, tasks) of a category in an evaluation record, with the record's own 95 % interval.
+
+    With several episodes a task that is a bootstrap over tasks, else Wilson's.
+    """
     wins, count = record["eval/counts"].get(category, (0, 0))
-    low, high = wilson_interval(wins, count)
-    return wins / max(1, count), low, high, count
+    low, high = record.get("eval/bounds", {}).get(category) or wilson_interval(wins, count)
+    return wins / max(1, count), low, high, count // record.get("eval/samples", 1)
 
 
 def pick_episodes(run: RunView, *, limit: int, files: int = 4) -> list[dict[str, Any]]:

@@ -44,6 +44,8 @@ class Chat:
         self._answer_tail = ""
         self._around_observation: tuple[str, str] | None = None
         self._backend = getattr(tokenizer, "backend_tokenizer", None)
+        added = getattr(tokenizer, "added_tokens_decoder", {}).items()
+        self._dropped = self.stop_ids | {i for i, token in added if token.special}
         if growing:
             self._probe_template()
 
@@ -67,6 +69,16 @@ class Chat:
     def continue_raw(self, observation: str) -> list[int]:
         """Ids of text appended inside one assistant turn (Search-R1's context)."""
         return self._encode(observation)
+
+    def num_dropped(self, ids: list[int]) -> int:
+        """How many ids at the end of a sampled answer are gone where its assistant turn goes on.
+
+        The end of turn and other special tokens: Search-R1 decodes an answer without them (`skip_special_tokens`).
+        """
+        kept = len(ids)
+        while kept and ids[kept - 1] in self._dropped:
+            kept -= 1
+        return len(ids) - kept
 
     def decode_answer(self, ids: list[int]) -> str:
         """Text of sampled ids without the end-of-turn id."""

@@ -41,6 +41,11 @@ class _Draft:
     def start(cls, ids: list[int]) -> "_Draft":
         return cls(list(ids), [False] * len(ids), [0.0] * len(ids))
 
+    def without_last(self, count: int) -> "_Draft":
+        """A copy that lacks its last `count` ids."""
+        end = len(self.ids) - count
+        return _Draft(self.ids[:end], self.trained[:end], self.logprobs[:end])
+
     def append(self, ids: list[int], logprobs: list[float] | None = None) -> None:
         """Add sampled ids (with log-probs) or ids from outside."""
         self.ids.extend(ids)
@@ -234,6 +239,7 @@ class _Episode:
         self.turns: list[Turn] = []
         self.past: list[PastTurn] = []
         self.status: Status | None = None
+        self.num_verdict_timeouts = 0
         self.version = rollout.engine.version if rollout.engine is not None else 0
 
     async def answer(self) -> str | None:
@@ -241,7 +247,7 @@ class _Episode:
         row = self._next_row()
         if len(row.ids) >= self.config.max_context_tokens:
             self.status = Status.TOKEN_LIMIT
-            if not any(row.trained):
+            if not any(self.rows[-1].trained):
                 self.rows.pop()
             return None
         completion = await self.rollout.complete(
@@ -269,6 +275,7 @@ class _Episode:
         turn = self.turns[-1]
         turn.observation, turn.reward = observation, reward
         turn.is_valid = bool(info.get("is_valid_action", True))
+        self.num_verdict_timeouts += isinstance(info.get("verdict"), str) and info["verdict"] == "timeout"
         self.past.append(PastTurn(self.observation, action))
         self.observation, self.info = observation, {**self.info, "success": terminated and reward > 0, **info}
         if terminated:
@@ -293,6 +300,8 @@ class _Episode:
             name=str(self.info.get("task", "")),
             answer=self.info.get("answer"),
             metadata=dict(self.info.get("metadata", {})),
+            verdict=str(self.info.get("verdict", "")),
+            num_verdict_timeouts=self.num_verdict_timeouts,
         )  # fmt: skip
 
     def _next_row(self) -> _Draft:
@@ -308,7 +317,21 @@ class _Episode:
         elif not self.rows:
             self.rows.append(_Draft.start(self.chat.open(self.observation, system=self.system, tools=self.tools)))
         elif self.config.context == "continuation":
-            self.rows[0].append(self.chat.continue_raw(self.observation))
+            return self._continue_turn(self.chat.continue_raw(self.observation))
         else:
             self.rows[0].append(self.chat.follow(self.rows[0].ids, self.observation))
         return self.rows[-1]
+
+    def _continue_turn(self, ids: list[int]) -> _Draft:
+        """The row with `ids` in place of the special tokens at the end of the last answer, as Search-R1 builds it.
+
+        Where no room for another answer is left, nothing goes on behind the end of turn, and it stays.
+        """
+        row, last = self.rows[0], self.turns[-1]
+        dropped = self.chat.num_dropped(row.ids[last.start : last.end])
+        going_on = row.without_last(dropped)
+        going_on.append(ids)
+        if len(going_on.ids) < self.config.max_context_tokens:
+            last.end -= dropped
+            self.rows[0] = going_on
+        return going_on

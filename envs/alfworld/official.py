@@ -115,8 +115,13 @@ def open_folder(folder: Path, split: str, *, grammar: str, task_types: Sequence[
     if not (root / split).is_dir():
         raise DataError(f"{root}: expected the split {split!r}, found {', '.join(splits_of_folder(root))}.")
     where = str(root / split)
-    usable, damaged = [], []
+    usable, damaged, num_unsolvable = [], [], 0
     names = names_below(root, split)
+    if not names and any((root / split).glob(f"*/*/{GAME_FILE}")):
+        raise DataError(
+            f"{where}: found games, but all are of kinds that ALFWorld does not play (sliced objects, movable "
+            f"receptacles, other task types than {', '.join(TASK_TYPES)}). Give the folder of whole splits."
+        )
     if not names and any((root / split).glob("*/*/traj_data.json")):
         raise DataError(
             f"{where}: found traj_data.json but no {GAME_FILE}: the text games are missing. "
@@ -133,6 +138,10 @@ def open_folder(folder: Path, split: str, *, grammar: str, task_types: Sequence[
         check_version(data, grammar=grammar, where=where)
         if data["solvable"]:
             usable.append(name)
+        else:
+            num_unsolvable += 1
+    if num_unsolvable and not usable and not damaged:
+        raise DataError(f"{where}: all {num_unsolvable} games are marked as not solvable; download the games again.")
     _report_damage(damaged, num_usable=len(usable), where=where)
     return FileGames(usable, lambda name: read_game_file(root / name / GAME_FILE), where=where)
 
@@ -183,10 +192,17 @@ def splits_of_folder(folder: Path) -> list[str]:
 
 
 def version_folder(folder: Path) -> Path:
-    """The folder that holds the splits; raises `DataError` where there is none."""
-    for root in (folder / VERSION_FOLDER, folder):
+    """The folder that holds the splits, by its own path or that of a folder around it.
+
+    Raises `DataError` where there is none.
+    """
+    inner = folder / VERSION_FOLDER
+    candidates = (inner, folder, inner / VERSION_FOLDER)  # the last: an archive unpacked into a folder of its name
+    for root in candidates:
         if any((root / split).is_dir() for split in SPLITS):
             return root
+    if folder.resolve().name in SPLITS and any(folder.glob("*/*/traj_data.json")):
+        raise DataError(f"{folder} is one split; give the folder above it: {folder.resolve().parent}")
     found = ", ".join(sorted(path.name for path in folder.iterdir())[:5]) or "nothing"
     raise DataError(f"{folder}: expected {VERSION_FOLDER}/<split>/…/{GAME_FILE}, found {found}. {HINT}")
 

@@ -4,18 +4,24 @@ Pure text work, linear in bounded pieces, safe on any input; nothing here needs 
 """
 
 import re
+from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
+from agentrl.envs.math.markup import SIGNS, without_markup
+
 ANSWER_FORMATS = ("boxed", "hashes", "answer", "tags", "plain")
 
 _MAX_BOXES = 16  # closed or not, looked at from the end
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])\s{0,20}")
+_BOX = re.compile(r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)(?![a-zA-Z])\s{0,20}")  # \b, where escapes were read
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(r"[\s$,;]*(?:\\text\s*\{)?\s*(?:and|or)?\s*\}?[\s$,;]*")
-_ANSWER_LINE = re.compile(r"(?i)answer\s{0,5}:[ \t]{0,20}([^\n]*)")
+_ANSWER_MARK = re.compile(r"(?i)answer[ \t*_]{0,8}[:：](?:[ \t*]|\n(?!\s{0,20}\n\s{0,20}\n)){0,40}")
+_DISPLAY = re.compile(r"\$\$(.*?)\$\$|\\\[(.*?)\\\]", re.DOTALL)
+_TAG_END, _TAG = re.compile(r"(?i)</answer>"), re.compile(r"(?i)<answer>")
+_BOX_NAMES = ("\\boxed", "\\fbox", "\\framebox", "\boxed")
 
 
 class AnswerTooLongError(ValueError):
@@ -27,8 +33,8 @@ def extract_answers(text: str, *, answer_format: str = "boxed", max_chars: int =
 
     Formats: `boxed` takes the last closed `\\boxed{...}` (or `\\fbox{...}`); boxes joined to it by nothing but commas,
     "and" or "or" give a second candidate, the list of all of them. `hashes` takes what follows the last `####` of a
-    line (GSM8K), `answer` what follows the last `Answer:` (DAPO), `tags` what stands in the last <answer></answer>,
-    `plain` the whole text.
+    line (GSM8K), `answer` what follows the last `Answer:` (DAPO), on its line or below it, `tags` what stands in the
+    last closed <answer></answer>, `plain` the whole text, less a closed <think> block. Empty ones do not count.
 
         >>> extract_answers(r"first \\boxed{3}, so the roots are \\boxed{1} and \\boxed{2}")
         ['2', '1, 2']
@@ -40,12 +46,11 @@ def extract_answers(text: str, *, answer_format: str = "boxed", max_chars: int =
     if answer_format == "hashes":
         found = text[mark + 4 :].lstrip(" \t").partition("\n")[0] if (mark := text.rfind("####")) >= 0 else ""
     elif answer_format == "answer":
-        found = match.group(1) if (match := _last(_ANSWER_LINE, text, max_chars)) else ""
+        found = _after_mark(text, max_chars)
     elif answer_format == "tags":
-        start, end = text.rfind("<answer>"), text.rfind("</answer>")
-        found = text[start + 8 : end] if 0 <= start < end else ""
+        found = _last_tagged(text)
     elif answer_format == "plain":
-        found = text
+        found = text[text.rfind("</think>") + 8 :] if "</think>" in text else text
     else:
         raise ValueError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {answer_format!r}.")
     found = found.strip()
@@ -54,9 +59,24 @@ def extract_answers(text: str, *, answer_format: str = "boxed", max_chars: int =
     return [found] if found else []
 
 
-def _last(pattern: re.Pattern[str], text: str, max_chars: int) -> re.Match[str] | None:
-    matches = list(pattern.finditer(text, max(0, len(text) - 4 * max_chars)))
-    return matches[-1] if matches else None
+def _after_mark(text: str, max_chars: int) -> str:
+    """What the last `Answer:` that has something behind it has: the rest of its line, the next line, or a formula."""
+    for mark in reversed(list(_ANSWER_MARK.finditer(text, max(0, len(text) - 4 * max_chars)))[-_MAX_BOXES:]):
+        display = _DISPLAY.match(text, mark.end(), mark.end() + max_chars)
+        found = (display[1] or display[2] or "") if display else text[mark.end() :].partition("\n")[0]
+        if found.strip(" \t\r*_$"):
+            return found
+    return ""
+
+
+def _last_tagged(text: str) -> str:
+    """What stands in the last closed pair of tags that holds something."""
+    starts = [tag.end() for tag in _TAG.finditer(text)]
+    for end in [tag.start() for tag in _TAG_END.finditer(text)][: -_MAX_BOXES - 1 : -1]:
+        before = bisect_right(starts, end)
+        if before and (found := text[starts[before - 1] : end]).strip() and "</answer>" not in found.lower():
+            return found
+    return ""
 
 
 def _boxed_answers(text: str, max_chars: int) -> list[str]:
@@ -78,7 +98,7 @@ def _last_boxes(text: str, max_chars: int) -> list[tuple[int, int, str]]:
     found: list[tuple[int, int, str]] = []
     end = len(text)
     for _ in range(_MAX_BOXES):
-        start = max(text.rfind("\\boxed", 0, end), text.rfind("\\fbox", 0, end))
+        start = max(text.rfind(name, 0, end) for name in _BOX_NAMES)
         if start < 0:
             break
         end = start
@@ -108,18 +128,6 @@ def _box_span(text: str, position: int, max_chars: int) -> tuple[int, int] | Non
     return (position + 1, -1) if len(text) > limit else None
 
 
-_UNICODE = str.maketrans(
-    {
-        "\u2212": "-", "–": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "∗": "*",
-        "⁄": "/", "∕": "/", "\u00a0": " ", "\u2009": " ", "\u202f": " ",
-        "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ",
-        "∈": r"\in ", "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ",
-        "β": r"\beta ", "λ": r"\lambda ", "°": r"^\circ ", "½": r"\frac{1}{2}", "¼": r"\frac{1}{4}",
-        "¾": r"\frac{3}{4}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "²": "^2", "³": "^3", "％": "%", "，": ", ",
-        "∙": r"\cdot ", "⩽": r"\le ", "⩾": r"\ge ", "（": "(", "）": ")", "€": r"\$", "£": r"\$", "¥": r"\$",
-        "₹": r"\$",
-    }
-)  # fmt: skip
 _TEXT = r"\\(?:text|textbf|textrm|mbox|mathrm|mathbf)\s*"
 _POWERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _UNIT = r"(?:[kcm]?m|ft|mi|miles?|k?g|mL|L|k?J|erg|N|W|rad|rev|mol|s|sec|min|h|hr|hours?|day|year)"
@@ -178,7 +186,7 @@ def normalise(answer: str) -> str:
         >>> normalise("1\\\\,000 apples")
         '1000'
     """
-    answer = answer.translate(_UNICODE)
+    answer = without_markup(answer).translate(SIGNS)
     for pattern, replacement in _REWRITES:
         answer = pattern.sub(replacement, answer)
     words = _WORDS_AFTER_NUMBER.fullmatch(answer)

@@ -1,18 +1,16 @@
 """Problem files of any published format to one row: id, problem, answer, source, metadata.
 
 A row without a usable gold answer is dropped and counted; a file that does not hold questions and answers is an error.
+Names of columns match whatever their case; fields that are no text are read or refused by the rule of `agentrl.fields`.
 """
 
-import bz2
-import gzip
 import json
 import logging
 import lzma
-import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -20,6 +18,7 @@ from typing import Any, NamedTuple
 
 from agentrl.envs.errors import DataError, MissingExtraError
 from agentrl.envs.math.answers import extract_answers, normalise, parse_numeral
+from agentrl.fields import fold, open_text, pick, read_lines, read_spelled, text_of
 
 # Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
 # .parquet, or one of these compressed (.xz, .gz, .bz2).
@@ -38,15 +37,15 @@ NAMED_DATA: dict[str, dict[str, str]] = {
 _INTEGER_ANSWERS = frozenset({"aime24", "aime25", "aime_1983_2023"})
 _PACKED = ("", ".xz", ".gz", ".bz2")
 _ENDINGS = (*(f".jsonl{packed}" for packed in _PACKED), *(f".json{packed}" for packed in _PACKED), ".parquet")
-_OPENERS: dict[str, Any] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
-_QUESTION_COLUMNS = ("problem", "question", "Problem", "Question", "prompt", "query")
-_CONTEXT_COLUMNS = ("context", "Body")
-_ANSWER_COLUMNS = ("answer", "final_answer", "Answer", "expected_answer", "ground_truth", "gold", "target", "gt_answer",
-                   "correct_answer")  # fmt: skip
-_SOLUTION_COLUMNS = ("solution", "Solution")
-_ID_COLUMNS = ("unique_id", "id", "ID", "idx", "problem_idx")
-_SUBJECT_COLUMNS = ("subfield", "subject", "type", "Type", "problem_type")
+# In lower case; a file's own spelling does not matter.
+_QUESTION_COLUMNS = ("problem", "question", "prompt", "query", "input", "content")
+_CONTEXT_COLUMNS = ("context", "body", "passage")
+_ANSWER_COLUMNS = ("answer", "final_answer", "expected_answer", "ground_truth", "gold", "target", "gt_answer",
+                   "correct_answer", "gold_answer")  # fmt: skip
+_SOLUTION_COLUMNS = ("solution",)
+_ID_COLUMNS = ("unique_id", "id", "_id", "docid", "idx", "problem_idx", "problem_id", "question_id", "qid", "uuid")
+_SUBJECT_COLUMNS = ("subfield", "subject", "type", "problem_type")
 _LEVEL_COLUMNS = ("level", "difficulty")
 
 log = logging.getLogger(__name__)
@@ -152,24 +151,31 @@ def available_data(split: str, *, data_dir: str | None) -> list[str]:
 
 def read_rows(path: Path) -> Iterator[dict[str, Any]]:
     """Rows of a JSON-lines, JSON (a list) or Parquet file, in order."""
-    kind, opener = path.suffix, open
-    if kind in _OPENERS:
-        kind, opener = Path(path.stem).suffix, _OPENERS[kind]
+    kind = Path(path.stem).suffix if path.suffix in _PACKED else path.suffix
     if kind == ".parquet":
         yield from _read_parquet(path)
         return
     if kind not in (".json", ".jsonl"):
         raise DataError(f"{path} should end in one of {', '.join(_ENDINGS)}.")
     try:
-        with opener(path, "rt", encoding="utf-8") as lines:
+        with open_text(path) as lines:
             if kind == ".json":
-                yield from json.load(lines)
+                yield from _rows_of(json.load(lines), path)
                 return
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _json_row(line, path, number)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
+            for number, line in read_lines(lines):
+                yield _json_row(line, path, number)
+    except (OSError, EOFError, lzma.LZMAError, UnicodeError, json.JSONDecodeError, TypeError) as error:
         raise DataError(f"{path} cannot be read as {kind[1:]}: {error}.") from error
+
+
+def _rows_of(content: Any, path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON file: a list of objects, or an object that holds one (`{"data": [...]}`)."""
+    if isinstance(content, dict):
+        lists = [value for value in content.values() if isinstance(value, list)]
+        content = lists[0] if len(lists) == 1 else content
+    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
+        raise DataError(f"{path}: expected a JSON list of objects, one a problem, got {str(content)[:60]!r}.")
+    return content
 
 
 def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
@@ -200,52 +206,48 @@ class _RowReader:
 
     def __init__(self, path: Path, source: str, question_column: str | None, answer_column: str | None) -> None:
         self.path, self.source = path, source
-        self.question_columns = (question_column,) if question_column else _QUESTION_COLUMNS
-        self.answer_columns = (answer_column,) if answer_column else _ANSWER_COLUMNS
+        self.question_columns = (question_column.lower(),) if question_column else _QUESTION_COLUMNS
+        self.answer_columns = (answer_column.lower(),) if answer_column else _ANSWER_COLUMNS
         self.may_use_solution = answer_column is None
 
     def read(self, row: dict[str, Any], number: int) -> Problem | str:
         """The problem of row `number` (from 1), or why it has to be dropped."""
-        problem = self._question(row, number)
+        names, row = ", ".join(map(str, row)), fold(row)
         try:
-            answer = self._answer(row)
+            problem, answer = self._question(row, names), self._answer(row)
+            name = text_of(pick(row, _ID_COLUMNS))
+            subject = text_of(pick(row, _SUBJECT_COLUMNS), join=", ")
         except (TypeError, ValueError) as error:
             raise DataError(f"{self.path}, row {number}: {error}.") from error
-        level = _level(_first(row, _LEVEL_COLUMNS))
+        level = _level(pick(row, _LEVEL_COLUMNS))
         if not problem:
             return "no question"
         if not answer:
             return "no gold answer"
         if level == 0:
             return "difficulty 0"
-        subject = _first(row, _SUBJECT_COLUMNS)
-        named = {"subject": ", ".join(map(str, subject)) if isinstance(subject, list) else subject, "level": level}
+        named = {"subject": subject or None, "level": level}
         metadata = {key: value for key, value in named.items() if isinstance(value, str | int | float)}
-        name = _first(row, _ID_COLUMNS)
-        return Problem(
-            str(number - 1) if name is None else str(name), problem, answer, self.source, metadata, _tolerance(row)
-        )
+        return Problem(name or str(number - 1), problem, answer, self.source, metadata, _tolerance(row))
 
-    def _question(self, row: dict[str, Any], number: int) -> str:
-        column = next((c for c in self.question_columns if c in row), None)
-        if column is None:
-            raise DataError(
-                f"{self.path}, row {number}: expected a column {' or '.join(self.question_columns)}, "
-                f"got {', '.join(map(str, row))}. Name it by question_column."
+    def _question(self, row: dict[str, Any], names: str) -> str:
+        if not any(column in row for column in self.question_columns):
+            raise ValueError(
+                f"expected a column {' or '.join(self.question_columns)}, got {names}. Name it by question_column"
             )
-        question = row[column]
+        question = read_spelled(pick(row, self.question_columns))
         if isinstance(question, list) and question and isinstance(question[-1], dict):  # chat messages: the user's last
-            question = question[-1].get("content")
-        parts = [_first(row, _CONTEXT_COLUMNS), question]
-        return "\n".join(part.strip() for part in parts if isinstance(part, str) and part.strip())
+            question = next((m for m in reversed(question) if fold(m).get("role", "user") == "user"), question[-1])
+        parts = [text_of(pick(row, _CONTEXT_COLUMNS)), text_of(question)]
+        return "\n".join(filter(None, parts))
 
     def _answer(self, row: dict[str, Any]) -> str:
-        column = next((c for c in self.answer_columns if c in row), None)
-        if column is not None:
-            answer = answer_text(row[column])
-        elif isinstance(row.get("reward_model"), dict):  # verl's format, as DAPO-Math-17k is published
-            answer = answer_text(row["reward_model"].get("ground_truth"))
-        elif self.may_use_solution and (solution := _first(row, _SOLUTION_COLUMNS)):
+        reward_model = read_spelled(row.get("reward_model"))
+        if any(column in row for column in self.answer_columns):
+            answer = answer_text(pick(row, self.answer_columns))
+        elif isinstance(reward_model, dict):  # verl's format, as DAPO-Math-17k is published
+            answer = answer_text(fold(reward_model).get("ground_truth"))
+        elif self.may_use_solution and (solution := text_of(pick(row, _SOLUTION_COLUMNS))):
             answer = next(iter(extract_answers(solution)), "")
         else:
             raise ValueError(f"expected a column {' or '.join(self.answer_columns)}; name it by answer_column")
@@ -261,15 +263,10 @@ def answer_text(value: Any) -> str:
 
     Raises `TypeError` for what is no answer (booleans, objects).
     """
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""
-    if isinstance(value, str):
-        return value.strip()
-    if isinstance(value, bool) or not isinstance(value, int | float | list | tuple):
-        raise TypeError(f"expected an answer as text or number, got {type(value).__name__} {str(value)[:40]!r}")
-    if isinstance(value, list | tuple):
-        return ", ".join(filter(None, map(answer_text, value)))
-    return str(int(value)) if value == int(value) else repr(value)
+    try:
+        return text_of(value, join=", ")
+    except TypeError as error:
+        raise TypeError(str(error).replace("expected a text", "expected an answer", 1)) from error
 
 
 def _integer(answer: str) -> str:
@@ -284,7 +281,7 @@ def _level(value: Any) -> int | float | str | None:
     if isinstance(value, str):
         digits = re.fullmatch(r"(?:Level )?([0-9]+)", value)
         return int(digits.group(1)) if digits else value
-    return int(value) if isinstance(value, float) and value == int(value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _tolerance(row: dict[str, Any]) -> float | None:
@@ -292,10 +289,6 @@ def _tolerance(row: dict[str, Any]) -> float | None:
         return float(row["error"]) if row.get("error") else None
     except (TypeError, ValueError):
         return None
-
-
-def _first(row: dict[str, Any], columns: Sequence[str]) -> Any:
-    return next((row[c] for c in columns if row.get(c) is not None), None)
 
 
 def _stem(path: Path) -> str:

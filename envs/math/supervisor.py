@@ -6,8 +6,9 @@ by exec, so forking is safe whatever threads, locks or CUDA contexts the user's 
 `spawn` of `multiprocessing` gives both (nor may daemonic processes use them).
 
 A worker handles one request at a time by `MODULE.handle(request) -> dict`. It dies, by the kernel's hand, when it has
-used its CPU time (ITIMER_PROF with the default action, which reaches code stuck in C), and by the supervisor's when its
-wall time is over (in a crowd of workers: when it has had a third of its CPU time besides); either costs one request.
+used its CPU time (ITIMER_PROF with the default action, which reaches code stuck in C), and by the supervisor's when it
+hangs: when it has slept, neither running nor waiting for a core or the disk, for its wall time on end. So a verdict
+does not depend on how busy the machine is. Either costs one request.
 One that has grown by a quarter of the memory it may take is replaced after its answer. All processes block while idle
 and end when their input closes.
 
@@ -31,9 +32,8 @@ from typing import Any
 
 SLOW_CPU_S = 0.05  # who has used more on a request, while others wait, goes on in the background, and another is forked
 SLOW_NICENESS = 5  # a third of the others' share; at 19 an honest check would hardly go on where other programs compute
-SUSPECT_SHARE = 1 / 3  # of its CPU time; who has used that much when its wall time is over is killed
-STARVED_ALONE = 1.15  # wall times that who has not may take: kept from the CPU by other programs ...
-STARVED_IN_A_CROWD = 10.0  # ... or by more workers than there are cores
+LONGEST_S = 600.0  # wall seconds after which a request is given up whatever the worker does: a frozen machine
+ASLEEP = ("sleeping", "stopped", "tracing-stop", "idle", "zombie")  # psutil's words for who does not want to run
 MAX_SLOW_WORKERS = 32
 LOOK_S = 0.03  # how often busy workers are looked at while requests wait
 
@@ -48,7 +48,10 @@ class Worker:
     process: Any
     job: dict[str, Any] | None = None
     started: float = 0.0
+    awake: float = 0.0
+    looked: float = 0.0
     cpu_before_s: float = 0.0
+    cpu_seen_s: float = 0.0
     in_background: bool = False
     buffer: bytearray = field(default_factory=bytearray)
 
@@ -57,12 +60,19 @@ class Worker:
         times = self.process.cpu_times()
         return times.user + times.system - self.cpu_before_s
 
-    def is_overdue(self, now: float, *, in_a_crowd: bool) -> bool:
-        """Whether its wall time is over; one that wants to run, and is kept from the CPU by others, gets more of it."""
-        if self.job is None or (over := (now - self.started) / self.job["wall_limit_s"]) < 1:
+    def begin(self, job: dict[str, Any], now: float) -> None:
+        """Note that it has taken a request."""
+        self.job, self.started, self.awake, self.looked, self.cpu_seen_s = job, now, now, now, 0.0
+        self.cpu_before_s += self.used_s()
+
+    def hangs(self, now: float) -> bool:
+        """Whether it has slept for its wall time on end; one that waits for a core or the disk does not."""
+        if self.job is None or now - self.looked < LOOK_S:
             return False
-        starved = self.used_s() < SUSPECT_SHARE * self.job["cpu_limit_s"] and self.process.status() != "sleeping"
-        return over >= (STARVED_IN_A_CROWD if in_a_crowd else STARVED_ALONE) or not starved
+        used_s, self.looked = self.used_s(), now
+        if used_s > self.cpu_seen_s or self.process.status() not in ASLEEP:
+            self.awake, self.cpu_seen_s = now, used_s
+        return now - self.awake >= self.job["wall_limit_s"] or now - self.started >= LONGEST_S
 
 
 class Supervisor:
@@ -81,7 +91,7 @@ class Supervisor:
         try:
             reply({"ready": True})
             while self._take_turn():
-                self._kill_overdue()
+                self._kill_hanging()
                 self._assign()
         except BrokenPipeError:
             pass
@@ -102,11 +112,10 @@ class Supervisor:
 
     def _patience(self) -> float | None:
         """Seconds until something has to be done without being told; None while nothing runs."""
-        now = time.monotonic()
-        due = [w.started + w.job["wall_limit_s"] for w in self.workers if w.job]
-        if not due:
+        limits = [w.job["wall_limit_s"] for w in self.workers if w.job]
+        if not limits:
             return None
-        return LOOK_S if self.queue or min(due) <= now else min(due) - now
+        return LOOK_S if self.queue else max(LOOK_S, min(limits) / 4)
 
     def _read_requests(self) -> bool:
         data = os.read(0, 1 << 16)
@@ -126,8 +135,7 @@ class Supervisor:
             except BrokenPipeError:  # it died while idle: the request goes to another
                 self._bury(worker)
                 continue
-            worker.job, worker.started = self.queue.popleft(), time.monotonic()
-            worker.cpu_before_s += worker.used_s()
+            worker.begin(self.queue.popleft(), time.monotonic())
 
     def _fork_if_due(self) -> Worker | None:
         for worker in self.workers:
@@ -173,9 +181,9 @@ class Supervisor:
             if worker.in_background or bloated:  # priority cannot be raised again, memory hardly be given back
                 self._bury(worker, kill=True)
 
-    def _kill_overdue(self) -> None:
-        now, in_a_crowd = time.monotonic(), len(self.workers) > self.num_workers
-        for worker in [w for w in self.workers if w.is_overdue(now, in_a_crowd=in_a_crowd)]:
+    def _kill_hanging(self) -> None:
+        now = time.monotonic()
+        for worker in [worker for worker in self.workers if worker.hangs(now)]:
             self._bury(worker, kill=True)
 
     def _bury(self, worker: Worker, *, kill: bool = False) -> None:

@@ -23,6 +23,8 @@ from agentrl.envs.math.answers import (
     numerals_equal,
     parse_numeral,
 )
+from agentrl.envs.math.equivalents import same_by_convention
+from agentrl.envs.math.markup import without_markup
 from agentrl.envs.math.workers import WorkerPool
 
 MAX_ANSWER_CHARS = 2000
@@ -53,9 +55,9 @@ class Verdict:
     Attributes:
         correct: whether the response gives the gold answer.
         answer: the answer found, in one spelling for all writings of one number (for majority votes); None without one.
-        decided_by: `identical` (same text), `number` (integers, decimals, fractions), `extended` (powers of ten and
-            percentages, where math-verify errs), `library`; or why the response counts as wrong unchecked: `no_answer`,
-            `too_long`, `timeout`, `died`, `error`.
+        decided_by: `identical` (same text), `number` (integers, decimals, fractions), `extended` (powers of ten,
+            percentages, choices, bases, where math-verify errs), `library`; or why the response counts as wrong
+            unchecked: `no_answer`, `too_long`, `timeout`, `died`, `error`.
         detail: what a failed worker reported.
     """
 
@@ -127,6 +129,9 @@ def _compare(gold: str, answer: str, tolerance: float | None, use_library: bool)
         if equal is not None:
             plain = gold_number.is_plain and number.is_plain
             return Verdict(equal, key, "number" if plain else "extended")
+    by_convention = same_by_convention(gold, normal, written=without_markup(answer))
+    if by_convention is not None:
+        return Verdict(by_convention, key, "extended")
     if not use_library:
         return Verdict(False, key, "number")
     correct, decided_by, detail = library_verdict(gold, normal, tolerance=tolerance)

@@ -51,8 +51,8 @@ class WorkerPool:
         module: name of an importable module with `initialise()` and `handle(dict) -> dict`.
         num_workers: workers kept; default: the number of cores, at least 2, at most 8.
         cpu_limit_s: CPU seconds for one request.
-        wall_limit_s: wall seconds for one request, for what sleeps or is starved; a starved one gets 15 % more, and
-            in a crowd of workers, where it waits for its own kind, as long as it needs for a third of its CPU time.
+        wall_limit_s: wall seconds that a worker may sleep on end during one request, for what hangs; waiting for a core
+            on a busy machine is no sleep, so that no verdict depends on the load.
         memory_limit_bytes: address space that a worker may add to what it started with.
     """
 

@@ -14,6 +14,7 @@ import numpy as np
 from agentrl.envs.errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
 from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
+from agentrl.fields import open_text, read_lines, texts_of
 
 _Z95 = 1.959963984540054
 
@@ -91,12 +92,12 @@ def read_transcripts(path: Path) -> list[Scored]:
         DataError: a row has neither.
     """
     scored = []
-    with path.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
+    with open_text(path) as lines:
+        for number, line in read_lines(lines):
             try:
                 row = json.loads(line)
                 name = dataset_name(row.get("dataset", path.stem))
-                scored.append(score(name, _turns(row), row["golden_answers"]))
+                scored.append(score(name, _turns(row), texts_of(row["golden_answers"])))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise DataError(
                     f'{path}, line {number}: expected {{"golden_answers": [...], "response": "..."}} ({error!r})'

@@ -9,18 +9,17 @@
 | triviaqa | official JSON `{"Data": [...]}`; DPR's; Hugging Face rows |
 | popqa | TSV with `possible_answers`; JSON lines |
 | any | FlashRAG (`golden_answers`, `metadata`) and Search-R1 (`reward_model.ground_truth.target`) rows as JSON lines |
+| any | rows with a column of `QUESTION_COLUMNS` and one of `ANSWER_COLUMNS`, whatever their case |
 
-Files may be compressed (.gz, .bz2, .xz). All aliases count as gold answers.
+Files may be compressed (.gz, .bz2, .xz) and begin with a byte order mark. All aliases count as gold answers. What
+fields hold that are no text is read or refused by the rule of `agentrl.fields`.
 """
 
-import ast
-import bz2
 import csv
-import gzip
 import json
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -28,6 +27,12 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.envs.errors import DataError
+from agentrl.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
+
+QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
+ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",
+                  "ground_truth", "gold", "final_answer")  # fmt: skip
+ID_COLUMNS = ("id", "_id", "questionid", "question_id", "qid", "query_id", "query-id", "docid", "doc_id", "idx")
 
 # Questions in the files that published numbers are made with (Search-R1); a report says when a set is a part of it.
 PUBLISHED_SIZES = {
@@ -135,44 +140,44 @@ def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
     for number, row in enumerate(_read_rows(file)):
         try:
             questions.append(_parse(row, dataset, number))
-        except (KeyError, TypeError, ValueError, SyntaxError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             shown = json.dumps(row, default=str)[:160]
+            reason = error.args[0] if error.args else error
             raise DataError(
-                f"{path}, row {number}: expected a question with its answer, got {shown} ({error!r}). "
+                f"{path}, row {number}: expected a question with its answer, got {shown} ({reason}). "
                 f"Formats that are read: see envs/search_qa/questions.py."
             ) from error
     return tuple(questions)
 
 
 def _read_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    openers: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-    suffixes = [s for s in file.suffixes if s not in openers]
-    kind = suffixes[-1].lower() if suffixes else ""
-    with openers.get(file.suffix, open)(file, "rt", encoding="utf-8-sig", newline="") as stream:
-        try:
+    suffixes = [s.lower() for s in file.suffixes if s.lower() not in (".gz", ".bz2", ".xz")]
+    kind = suffixes[-1] if suffixes else ""
+    try:
+        with open_text(file) as stream:
             if kind in (".tsv", ".csv"):
                 yield from _read_table(stream, is_tsv=kind == ".tsv")
             elif kind == ".json":
                 yield from _rows_of(json.load(stream))
             elif kind == ".jsonl":
-                yield from (json.loads(line) for line in stream if line.strip())
+                yield from (json.loads(line) for _, line in read_lines(stream))
             else:
                 raise DataError(
                     f"{file}: expected .json, .jsonl, .tsv or .csv (or one of them compressed). A .parquet file is "
                     "turned into one by pandas.read_parquet(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
                 )
-        except DataError:
-            raise
-        except (ValueError, KeyError, EOFError, lzma.LZMAError, zlib.error, csv.Error, OSError) as error:
-            raise DataError(
-                f"{file} cannot be read: {error}. Is it complete, and of the format its name says?"
-            ) from error
+    except DataError:
+        raise
+    except (ValueError, KeyError, EOFError, lzma.LZMAError, zlib.error, csv.Error, OSError) as error:
+        raise DataError(f"{file} cannot be read: {error}. Is it complete, and of the format its name says?") from error
 
 
 def _rows_of(content: Any) -> list[Any]:
-    rows = content["Data"] if isinstance(content, dict) else content
-    if not isinstance(rows, list):
-        raise ValueError(f'expected a list of questions, or {{"Data": [...]}}, got {type(rows).__name__}')
+    rows = fold(content).get("data") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not (rows or rows is content):
+        raise ValueError(
+            f'expected a list of questions, or {{"Data": [...]}}, got {type(rows).__name__} {str(rows)[:40]}'
+        )
     return rows
 
 
@@ -183,7 +188,7 @@ def _read_table(stream: Any, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
     delimiter = "\t" if is_tsv or "\t" in head else ","
     rows = csv.reader(chain([head], stream), delimiter=delimiter)
     first = next(rows, [])
-    if {"question", "answer", "possible_answers"} & {cell.strip().lower() for cell in first}:
+    if {*QUESTION_COLUMNS, *ANSWER_COLUMNS} & {cell.strip().lower() for cell in first}:
         header = first
     else:  # DPR's files have none
         header = ["question", "answer"]
@@ -194,62 +199,61 @@ def _read_table(stream: Any, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
 
 
 def _parse(row: Mapping[str, Any], dataset: str, number: int) -> Question:
-    text = row["question"] if "question" in row else row["Question"]
-    if not isinstance(text, str) or not text.strip():
-        raise ValueError("no question text")
-    answers = tuple(dict.fromkeys(a.strip() for a in _answers(row) if a.strip()))
+    row = fold(row)
+    text = text_of(pick(row, QUESTION_COLUMNS))
+    if not text:
+        raise ValueError(f"no question text: expected a column {' or '.join(QUESTION_COLUMNS)}")
+    answers = tuple(dict.fromkeys(_answers(row)))
     if not answers:
-        raise ValueError("no answer")
-    name = dataset_name(str(row.get("dataset") or row.get("data_source") or dataset))
-    metadata = row.get("metadata")
-    if isinstance(metadata, Mapping):  # FlashRAG keeps there what its rows have no field for
-        row = {**metadata, **row}
-    key = next((row[k] for k in ("id", "_id", "QuestionId", "question_id") if row.get(k) not in (None, "")), number)
-    kind = str(row.get("type") or "")
-    return Question(f"{name}/{key}", text, answers, name, kind, tuple(dict.fromkeys(_titles(row))))
+        raise ValueError(f"no answer: expected a column {' or '.join(ANSWER_COLUMNS)}")
+    name = dataset_name(text_of(pick(row, ("dataset", "data_source"))) or dataset)
+    metadata = _object(row.get("metadata"))
+    if metadata:  # FlashRAG keeps there what its rows have no field for
+        row = {**fold(metadata), **row}
+    key = text_of(pick(row, ID_COLUMNS)) or number
+    return Question(f"{name}/{key}", text, answers, name, text_of(row.get("type")), tuple(dict.fromkeys(_titles(row))))
 
 
 def _answers(row: Mapping[str, Any]) -> list[str]:
-    """All accepted answers of a row in any of the formats."""
-    if "reward_model" in row:
-        return _as_list(row["reward_model"]["ground_truth"]["target"])
-    for field in ("golden_answers", "possible_answers", "answers", "answer", "Answer"):
-        if row.get(field) not in (None, "", []):
-            found = row[field]
-            break
-    else:
-        raise KeyError("answer")
-    if isinstance(found, Mapping):  # TriviaQA, official and Hugging Face
-        lower = {key.lower(): value for key, value in found.items()}
-        fields = ("aliases", "normalizedaliases", "normalized_aliases", "humananswers", "human_answers")
-        return [lower["value"], *(alias for field in fields for alias in lower.get(field) or [])]
-    return [*_as_list(found), *(row.get("answer_aliases") or [])]
+    """All accepted answers of a folded row in any of the formats."""
+    rewarded = _object(row.get("reward_model"))
+    if rewarded:
+        truth = fold(rewarded).get("ground_truth")
+        target = fold(truth).get("target") if isinstance(truth, Mapping) else truth
+        if not is_missing(target):
+            return texts_of(target)
+    return [*texts_of(pick(row, ANSWER_COLUMNS)), *texts_of(pick(row, ("answer_aliases", "aliases")))]
 
 
-def _as_list(found: Any) -> list[str]:
-    """Answers given as a list, as text that spells a list (TSV files), or as one string."""
-    if isinstance(found, str) and found.startswith("[") and found.endswith("]"):
-        found = _spelled_list(found) or found
-    return [str(item) for item in found] if isinstance(found, list | tuple) else [str(found)]
-
-
-def _spelled_list(text: str) -> list[Any] | None:
-    for read in (json.loads, ast.literal_eval):
+def _object(value: Any) -> Mapping[str, Any]:
+    """An object, or one given as JSON text; empty for anything else."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):
         try:
-            found = read(text)
-        except (ValueError, SyntaxError):
-            continue
-        return found if isinstance(found, list) else None
-    return None
+            value = json.loads(value)
+        except ValueError:
+            return {}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _titles(row: Mapping[str, Any]) -> list[str]:
-    """Titles of the supporting passages."""
-    if row.get("supporting_titles"):
-        return [str(title) for title in row["supporting_titles"]]
-    facts = row.get("supporting_facts") or []
+    """Titles of the supporting passages of a folded row."""
+    if titles := texts_of(row.get("supporting_titles")):
+        return titles
+    facts = read_spelled(row.get("supporting_facts"))
     if isinstance(facts, Mapping):
-        return [str(title) for title in facts["title"]]
-    if facts:
-        return [str(fact[0]) for fact in facts]
-    return [str(p["title"]) for p in row.get("paragraphs") or [] if isinstance(p, Mapping) and p.get("is_supporting")]
+        return texts_of(fold(facts).get("title"))
+    if isinstance(facts, list):
+        return [text for fact in facts for text in _fact_title(fact)]
+    paragraphs = row.get("paragraphs") or []
+    return [
+        text_of(p["title"])
+        for p in (paragraphs if isinstance(paragraphs, list) else ())
+        if isinstance(p, Mapping) and p.get("is_supporting") and not is_missing(p.get("title"))
+    ]
+
+
+def _fact_title(fact: Any) -> list[str]:
+    """The title in `["Title", 0]`, in an object with a title, or the text itself."""
+    if isinstance(fact, Mapping):
+        return texts_of(fold(fact).get("title"))
+    return texts_of(fact[0] if isinstance(fact, list | tuple) and fact else fact)

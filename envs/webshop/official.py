@@ -77,7 +77,7 @@ def check_sum(path: Path) -> None:
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is not whole: {error}. Download it again. {_HELP}") from error
     if not isinstance(content, dict):
@@ -88,7 +88,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_records(path: Path) -> Iterator[Mapping[str, Any]]:
     """The elements of a JSON array, one at a time: the full file would take tens of gigabytes at once."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8-sig") as file:
         buffer, position, is_last = file.read(_CHUNK).lstrip(), 1, False
         if not buffer.startswith("["):
             raise DataError(f"{path} must hold a JSON array, found {buffer[:20]!r}. {_HELP}")

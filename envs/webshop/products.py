@@ -1,4 +1,9 @@
-"""Products of the shop: the raw schema of the official files, cleaned as the original loader cleans it."""
+"""Products of the shop: the raw schema of the official files, cleaned as the original loader cleans it.
+
+Texts stay as they are. What is no text is read by the rule of `agentrl.fields` (numbers as digits, lists joined); a
+field that the shop cannot do without (title, description, bullet points, category, query) is refused where it holds
+nothing.
+"""
 
 import json
 import re
@@ -8,8 +13,11 @@ from functools import cached_property
 from typing import Any
 
 from agentrl.envs.errors import DataError
+from agentrl.fields import is_missing, text_of
 
 DEFAULT_PRICE = 100.0  # of products without a price
+_NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+_DECIMAL_COMMA = re.compile(r"(\d{1,3}(?:[. ]\d{3})*|\d+),(\d{1,2})(?!\d)")
 
 
 @dataclass(frozen=True)
@@ -112,36 +120,37 @@ def clean_products(
     human_instructions, nouns = human_instructions or {}, nouns or {}
     for number, record in enumerate(raw):
         try:
-            asin = record["asin"]
+            asin = record["asin"] if isinstance(record["asin"], str) else text_of(record["asin"]) or "nan"
             if asin == "nan" or len(asin) > 10 or asin in seen:
                 continue
             seen.add(asin)
+            record = {**record, "asin": asin}
             yield _clean(record, attributes.get(asin, {}), human_instructions.get(asin, ()), nouns.get(asin, ()))
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             name = record.get("asin") if isinstance(record, Mapping) else str(record)[:100]
+            reason = f"the field {error} is missing" if isinstance(error, KeyError) else error
             raise DataError(
                 f"product number {number} ({name}) does not have the schema of the official files: "
-                f"{type(error).__name__} {error}. Give the folder of the files as they were downloaded."
+                f"{reason}. Give the folder of the files as they were downloaded."
             ) from error
 
 
 def _clean(
     record: Mapping[str, Any], notes: Mapping[str, Any], requests: Iterable[Mapping[str, Any]], nouns: Iterable[str]
 ) -> Product:
-    bullets = record["small_description"]
     instruction = None
     if notes.get("instruction") is not None:
         instruction = Instruction(notes["instruction"], tuple(notes["instruction_attributes"]))
     return Product(
         asin=record["asin"],
-        title=_text(record["name"]),
-        description=_text(record["full_description"]),
-        bullets=tuple(map(_text, bullets if isinstance(bullets, list) else [bullets])),
+        title=_text(record, "name"),
+        description=_text(record, "full_description"),
+        bullets=_bullets(record["small_description"]),
         options=_clean_options(record["customization_options"]),
         prices=parse_prices(record.get("pricing")),
-        category=_text(record["category"]),
-        query=_text(record["query"]).lower().strip(),
-        product_category=_text(record["product_category"]),
+        category=_text(record, "category"),
+        query=_text(record, "query").lower().strip(),
+        product_category=_text(record, "product_category"),
         attributes=tuple(notes.get("attributes", ("DUMMY_ATTR",))),
         instruction=instruction,
         human_instructions=tuple(_human_instruction(request) for request in requests),
@@ -149,10 +158,21 @@ def _clean(
     )
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a text, got {value!r}")
-    return value
+def _text(record: Mapping[str, Any], field: str) -> str:
+    value = record[field]
+    if isinstance(value, str):
+        return value
+    if is_missing(value):
+        raise ValueError(f"{field} holds no text, but {value!r}")
+    return text_of(value)
+
+
+def _bullets(value: Any) -> tuple[str, ...]:
+    """One text, or a list whose empty places are left out."""
+    if is_missing(value) and not isinstance(value, str | list):
+        raise ValueError(f"small_description holds no text, but {value!r}")
+    points = value if isinstance(value, list) else [value]
+    return tuple(p if isinstance(p, str) else text_of(p) for p in points if isinstance(p, str) or not is_missing(p))
 
 
 def _human_instruction(request: Mapping[str, Any]) -> Instruction:
@@ -165,22 +185,38 @@ def _clean_options(raw: Mapping[str, Any] | str | None) -> dict[str, tuple[str, 
         return {}
     if not isinstance(raw, Mapping):
         raise TypeError(f"customization_options must be a mapping, got {type(raw).__name__}")
-    return {
-        name.lower(): tuple(content["value"].strip().replace("/", " | ").lower() for content in contents)
-        for name, contents in raw.items()
-        if contents is not None
-    }
+    kept = {name: contents for name, contents in raw.items() if contents is not None and contents == contents}  # no NaN
+    return {name.lower(): _option_values(contents) for name, contents in kept.items()}
 
 
-def parse_prices(pricing: str | None) -> tuple[float, ...]:
+def _option_values(contents: Any) -> tuple[str, ...]:
+    """The values in `[{"value": "Red", ...}, ...]`, or given alone; what holds nothing is left out."""
+    items = contents if isinstance(contents, list | tuple) else [contents]
+    values = [item["value"] if isinstance(item, Mapping) else item for item in items]
+    texts = [v if isinstance(v, str) else text_of(v) for v in values if isinstance(v, str) or not is_missing(v)]
+    return tuple(text.strip().replace("/", " | ").lower() for text in texts)
+
+
+def parse_prices(pricing: str | float | None) -> tuple[float, ...]:
     """One or two prices from a text such as `$19.99 - $27.99`; the default where there is none.
 
-    >>> parse_prices("$1,299.00"), parse_prices("$5 - $7.5"), parse_prices("")
-    ((1299.0,), (5.0, 7.5), (100.0,))
+    Without a dollar sign (`19.99`, `€19,99`) the numbers in the text are the prices; a comma before one or two last
+    digits is a decimal one.
+
+    >>> parse_prices("$1,299.00"), parse_prices("$5 - $7.5"), parse_prices(""), parse_prices("€ 1.299,50")
+    ((1299.0,), (5.0, 7.5), (100.0,), (1299.5,))
     """
-    if not pricing:
+    if is_missing(pricing):
         return (DEFAULT_PRICE,)
-    prices = tuple(float(re.sub(r"[^\d.]", "", piece)) for piece in pricing.split("$")[1:])
+    if not isinstance(pricing, str):
+        return (float(text_of(pricing)),)
+    pieces = pricing.split("$")[1:] if "$" in pricing else _NUMBER.findall(_with_points(pricing))
+    prices = [float(digits) for digits in (re.sub(r"[^\d.]", "", piece) for piece in pieces) if digits]
     if not prices:
-        raise ValueError(f"a price must contain a dollar sign, got {pricing!r}")
-    return prices[:2]
+        raise ValueError(f"a price must contain a number, such as $19.99; got {pricing!r}")
+    return tuple(prices[:2])
+
+
+def _with_points(pricing: str) -> str:
+    """`1.299,50` as `1299.50`."""
+    return _DECIMAL_COMMA.sub(lambda m: m[1].replace(".", "").replace(" ", "") + "." + m[2], pricing)

@@ -10,7 +10,7 @@ from agentrl.cli import main_guard
 from agentrl.config import build_config, load_config
 from agentrl.errors import UserError
 from agentrl.evaluate import Evaluation, rates_from_metrics, settle
-from agentrl.samples import problem_samples
+from agentrl.samples import describe_sample, describe_sampling, problem_samples, sampling_line
 from agentrl.types import Status, Task, Trajectory, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,19 @@ def test_samples_of_a_task_come_in_order_and_a_failed_one_counts_as_wrong() -> N
     assert problem.correct == (False, True, False)
     assert problem.answers == (None, "5", None)
     assert problem.labels == {"benchmark": "b"}
+
+
+def test_checks_that_ran_out_of_time_are_counted_in_metrics_and_stored_with_samples() -> None:
+    played = [trajectory(0, m, m > 1, verdict="library" if m else "timeout") for m in range(4)]
+    assert Evaluation(played, "test", 1.0, samples=4).metrics()["eval/verdict_timeouts"] == 0
+    played[0].num_verdict_timeouts = 1
+    assert Evaluation(played, "test", 1.0, samples=4).metrics()["eval/verdict_timeouts"] == 1
+    assert [describe_sample(t)["verdict"] for t in played] == ["timeout", "library", "library", "library"]
+    described = describe_sampling(build_config({}), played, samples=4, scorer=None)
+    assert described["timeouts"] == 1
+    assert "timeouts 1" in sampling_line(described)
+    silent = Evaluation([trajectory(0, 0, True)], "test", 1.0).metrics()
+    assert "eval/verdict_timeouts" not in silent
 
 
 def test_expert_evaluated_twice_a_problem_is_broken_down_and_every_sample_is_stored(

@@ -1,12 +1,15 @@
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import RunError
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engine import Completion
 from agentrl.rollout.env_spec import EnvSpec, count_tasks
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.scripted import expert_policy, noisy_expert
@@ -14,9 +17,10 @@ from agentrl.rollout.tasks import TaskSampler
 from agentrl.rollout.workers import EnvPool
 from agentrl.types import Status, Task, Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_rollout
-from tests.toy import COLOURS
+from tests.toy import COLOURS, ColourEnv
 
 MODULE, TOKENIZER = tiny_policy()
+CHAT = Chat(TOKENIZER, stop_ids=[TOKENIZER.eos_token_id])
 LIMITS = RolloutConfig(max_turns=2, max_new_tokens=4, max_context_tokens=1024, env_workers=0)
 TASKS = TaskSampler(TOY, "train", indices=list(range(64)), seed=0).take(6)
 
@@ -90,9 +94,74 @@ def test_contexts_build_one_growing_row_or_one_row_a_turn(context: str) -> None:
         assert texts[0] == f"<|user|>You see {colour}.<|assistant|>{colour}<|end|>"
         assert f"[Observation 1: 'You see {colour}.', Action 1: '{colour}']" in texts[1]
     elif context == "continuation":
-        assert texts == [f"<|user|>You see {colour}.<|assistant|>{colour}<|end|>{second}{colour}<|end|>"]
+        assert texts == [f"<|user|>You see {colour}.<|assistant|>{colour}{second}{colour}<|end|>"]
     else:
         assert len(texts) == 1
+
+
+class EndsAtOnce:
+    """An engine that samples given ids at every turn."""
+
+    version = 0
+
+    def __init__(self, *answers: list[int]) -> None:
+        self.answers, self.prompts = answers, []
+
+    async def generate(self, ids: list[int], *_: object, key: tuple[int, ...], **__: object) -> Completion:
+        self.prompts.append(list(ids))
+        answer = self.answers[key[-1]]
+        return Completion(list(answer), [-0.5] * len(answer), "stop")
+
+    def release(self, session: str) -> None: ...
+
+    def pause(self) -> None: ...
+
+
+def continued(*answers: list[int], limit: int = 1024) -> Trajectory:
+    config = LIMITS.model_copy(update={"context": "continuation", "max_context_tokens": limit})
+    rollout = Rollout(EndsAtOnce(*answers), CHAT, EnvPool(EnvSpec(TOY, "train")), config, seed=0)
+    return rollout.play(TASKS[:1], group_size=1)[0].trajectories[0]
+
+
+def test_a_continued_turn_when_its_answer_ended_in_special_tokens_then_goes_on_as_if_they_were_not_there() -> None:
+    red, end, user = (TOKENIZER.encode(text, add_special_tokens=False) for text in ("red", "<|end|>", "<|user|>"))
+    trajectory = continued(red + user + end, red + end)
+    text = TOKENIZER.decode(trajectory.rows[0].ids.tolist()).partition("<|assistant|>")[2]
+    assert text == f"red{trajectory.turns[0].observation}red<|end|>"
+    spans = [trajectory.rows[0].ids[turn.start : turn.end].tolist() for turn in trajectory.turns]
+    assert spans == [red, red + end]
+    assert (trajectory.rows[0].logprobs != 0).sum() == len(red + red + end)
+
+
+def test_a_continued_turn_when_nothing_but_ends_of_turn_were_sampled_then_keeps_the_last() -> None:
+    end = TOKENIZER.encode("<|end|>", add_special_tokens=False)
+    trajectory = continued(end, end)
+    text = TOKENIZER.decode(trajectory.rows[0].ids.tolist()).partition("<|assistant|>")[2]
+    assert text == f"{trajectory.turns[0].observation}<|end|>"
+    assert [turn.end - turn.start for turn in trajectory.turns] == [0, 1]
+
+
+def test_a_continued_turn_when_no_room_is_left_to_go_on_then_keeps_its_end() -> None:
+    end = TOKENIZER.encode("<|end|>", add_special_tokens=False)
+    opened = len(CHAT.open(f"You see {COLOURS[0]}."))
+    trajectory = continued(end, end, limit=opened + 3)
+    assert trajectory.status is Status.TOKEN_LIMIT
+    assert trajectory.rows[0].trained.tolist() == [False] * (len(trajectory.rows[0].ids) - 1) + [True]
+
+
+class TimesOut(ColourEnv):
+    """The check of the first turn runs out of time."""
+
+    def step(self, action: str) -> Any:
+        *rest, info = super().step(action)
+        return (*rest, {**info, "verdict": "timeout" if self.turn == 1 else "library"})
+
+
+def test_a_check_that_ran_out_of_time_is_counted_at_whatever_turn() -> None:
+    pool = EnvPool(EnvSpec("tests.agentrl.test_play:TimesOut", "train", expert=True))
+    rollout = Rollout(None, CHAT, pool, LIMITS, seed=0, policy=expert_policy)
+    trajectories = [t for group in rollout.play(TASKS[:2], group_size=2) for t in group.trajectories]
+    assert [(t.verdict, t.num_verdict_timeouts) for t in trajectories] == [("library", 1)] * 4
 
 
 def test_a_full_context_ends_the_episode_as_data() -> None:

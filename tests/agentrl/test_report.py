@@ -2,16 +2,19 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
+from agentrl.analysis.curves import wilson_interval
+from agentrl.analysis.sampling import ProblemSamples, bootstrap_interval, mean_at_k
 from agentrl.cli import main_guard
 from agentrl.errors import CheckpointError
 from agentrl.report.__main__ import main
 from agentrl.report.charts import Chart, Series, draw, format_value, gate_timeline
 from agentrl.report.page import as_data, render_page
-from agentrl.report.view import UNFINISHED, describe_differences, load_runs, pick_episodes
+from agentrl.report.view import UNFINISHED, describe_differences, load_runs, pick_episodes, success_interval
 from agentrl.run_folder import read_metrics
 from tests.agentrl.toy_runs import HOSTILE, add_hostile_episode, toy_run
 from tests.browser import open_browser
@@ -46,6 +49,31 @@ def test_report_when_read_then_numbers_are_the_logged_ones(run: Path) -> None:
     assert drawn.count("discarded") > 0
     assert drawn.count("discarded") == sum(not update["applied"] for update in updates)
     assert drawn.count("applied") == sum(update["applied"] for update in updates)
+
+
+def test_interval_when_tasks_were_played_several_times_then_it_is_the_records_bootstrap_over_tasks() -> None:
+    # 4 tasks, 8 episodes each, two tasks always won and two never: over tasks that tells next to nothing.
+    samples = [ProblemSamples((i < 2,) * 8, (None,) * 8, {}) for i in range(4)]
+    estimate = bootstrap_interval([mean_at_k(problem.correct) for problem in samples])
+    bounds = {"all": [estimate.low, estimate.high]}
+    record = {"eval/samples": 8, "eval/counts": {"all": [16, 32]}, "eval/bounds": bounds}
+    assert success_interval(record) == (0.5, 0.0, 1.0, 4)
+    assert success_interval({"eval/counts": {"all": [16, 32]}}) == (0.5, *wilson_interval(16, 32), 32)
+
+
+def test_report_when_tasks_were_played_several_times_then_page_shows_the_records_interval(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    records = read_metrics(folder)
+    for record in records:
+        if record["kind"] == "eval":
+            record |= {"eval/samples": 2, "eval/bounds": {name: [0.0625, 0.9375] for name in record["eval/counts"]}}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    page = render_page(load_runs([folder]), num_episodes=1)
+    tasks = records[0]["eval/counts"]["all"][1] // 2
+    assert f"6.2 % to 93.8 %, {tasks} tasks" in page
+    assert page.count('<rect class="range" x="12.5"') == len(records[0]["eval/counts"])
 
 
 def test_report_when_model_writes_html_then_it_stays_text(run: Path) -> None:

@@ -60,6 +60,29 @@ def test_open_games_when_unsolvable_sliced_or_movable_then_left_out(tmp_path):
     assert ALFWorldEnv("train", data=tmp_path).num_tasks == 2
 
 
+def test_open_games_when_the_archive_was_unpacked_into_a_folder_of_its_name_then_found(tmp_path):
+    write_tree(tmp_path / "json_2.1.1", NAMES)
+    assert ALFWorldEnv("train", data=tmp_path).num_tasks == 3
+
+
+def test_open_games_when_a_split_itself_is_given_then_told_to_give_the_folder_above(tmp_path):
+    write_tree(tmp_path, NAMES)
+    for name in NAMES:
+        (tmp_path / "json_2.1.1" / name / "traj_data.json").write_text("{}")
+    with pytest.raises(DataError, match=r"is one split; give the folder above it: .*json_2\.1\.1$"):
+        ALFWorldEnv("train", data=tmp_path / "json_2.1.1" / "train")
+
+
+def test_open_games_when_none_is_solvable_or_of_a_known_kind_then_says_so(tmp_path):
+    for file in write_tree(tmp_path / "a", NAMES):
+        file.write_text("\ufeff" + json.dumps(content(solvable=False)), encoding="utf-8")
+    with pytest.raises(DataError, match="all 3 games are marked as not solvable"):
+        ALFWorldEnv("train", data=tmp_path / "a")
+    write_tree(tmp_path / "b", ["train/pick_and_place_with_movable_recep-Mug-Pan-Shelf-1/trial"])
+    with pytest.raises(DataError, match="found games, but all are of kinds that ALFWorld does not play"):
+        ALFWorldEnv("train", data=tmp_path / "b")
+
+
 @pytest.mark.parametrize(
     "damage",
     [

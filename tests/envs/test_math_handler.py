@@ -18,6 +18,10 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     elif action == "spin":
         while True:
             pass
+    elif action == "work":
+        until = time.process_time() + request["cpu_s"]
+        while time.process_time() < until:
+            pass
     elif action == "allocate":
         return {"size": len(bytearray(8 << 30))}
     elif action == "hoard":

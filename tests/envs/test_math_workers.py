@@ -71,6 +71,23 @@ def test_pool_when_a_request_misbehaves_then_it_alone_fails(pool: WorkerPool, ac
     assert pool.call({"action": "echo"}).failure == ""
 
 
+def test_pool_when_the_machine_is_busy_then_who_waits_for_a_core_is_not_killed_by_wall_time():
+    """Three spinning programs on each core; the request needs more wall time than its limit, and gets it."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
+    pool = WorkerPool(HANDLER, num_workers=2, cpu_limit_s=5, wall_limit_s=0.3)
+    try:
+        started = time.monotonic()
+        outcome = pool.call({"action": "work", "cpu_s": 0.25})
+        wall_s = time.monotonic() - started
+    finally:
+        pool.close()
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+    assert outcome.failure == ""
+    assert wall_s > 0.3
+
+
 def test_pool_when_a_handler_prints_then_the_protocol_survives(pool: WorkerPool):
     assert pool.call({"action": "print"}).failure == ""
     assert pool.call({"action": "echo"}).failure == ""

@@ -104,6 +104,36 @@ def test_clean_products_when_a_record_is_bad_then_names_it(bad):
         [product.searchable_text for product in clean_products([record("B1", "x"), record("B2", "y", **bad)], {})]
 
 
+@pytest.mark.parametrize(
+    ("pricing", "expected"),
+    [
+        ("19.99", (19.99,)), ("€19,99", (19.99,)), ("€ 1.299,50", (1299.5,)), ("1,299", (1299.0,)), (19.99, (19.99,)),
+        ("USD 5.00 - 7.50", (5.0, 7.5)), (float("nan"), (100.0,)), ("$ - $3", (3.0,)), ("12 € – 15 €", (12.0, 15.0)),
+    ],
+)  # fmt: skip
+def test_parse_prices_when_without_a_dollar_sign_then_reads_the_numbers(pricing, expected):
+    assert parse_prices(pricing) == expected
+
+
+def test_clean_products_when_fields_are_no_text_then_they_are_converted_and_never_a_repr():
+    odd = {
+        "name": 1984.0,
+        "small_description": ["a", None, 7],
+        "customization_options": {"Size": [{"value": None}, {"value": 42}, "XL"], "Color": "Red", "Fit": float("nan")},
+    }
+    (product,) = clean_products([{**record("B1", "x"), **odd}], {})
+    assert product.title == "1984"
+    assert product.bullets == ("a", "7")
+    assert dict(product.options) == {"size": ("42", "xl"), "color": ("red",)}
+
+
+@pytest.mark.parametrize("field", ["name", "full_description", "small_description", "category", "query"])
+@pytest.mark.parametrize("value", [None, float("nan"), {"a": 1}])
+def test_clean_products_when_a_needed_text_is_missing_then_says_which(field, value):
+    with pytest.raises(DataError, match=rf"product number 0 \(B1\).*({field} holds no text|an object with a)"):
+        list(clean_products([{**record("B1", "x"), field: value}], {}))
+
+
 def test_product_when_written_and_read_then_is_equal():
     for product in [*three_products(), *synthetic_products(40, seed=3, style="full")]:
         assert from_json(to_json(product)) == product

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from agentrl.retriever.batching import Batcher
@@ -14,7 +15,7 @@ from agentrl.retriever.build import build
 from agentrl.retriever.checks import Limits
 from agentrl.retriever.client import Client
 from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RequestError
+from agentrl.retriever.errors import IndexFolderError, QueryError, RequestError
 from agentrl.retriever.serve import RetrieveService, _read_body, main, make_app
 
 PASSAGES = [(str(i), f'"Book {word}"\nA story of the {word}.') for i, word in enumerate(("sea", "sky", "sun", "sand"))]
@@ -198,3 +199,49 @@ def test_body_whose_sender_has_gone_is_no_error_of_the_server():
 def test_command_line_with_a_senseless_number_names_the_option(option, value, tmp_path, capsys):
     assert main([str(tmp_path), option, value]) == 2
     assert f"error: {option} must be from " in capsys.readouterr().err
+
+
+def write_corpus(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"id": i, "contents": text}) + "\n" for i, text in PASSAGES))
+    return path
+
+
+def write_faiss(path, factory="Flat"):
+    faiss = pytest.importorskip("faiss")
+    vectors = np.random.default_rng(0).normal(size=(256, 16)).astype("f4")
+    index = faiss.index_factory(16, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(vectors)
+    index.add(vectors)
+    path.parent.mkdir(exist_ok=True)
+    faiss.write_index(index, str(path))
+    return path
+
+
+@pytest.mark.parametrize("factory", ["Flat", "IVF4,Flat", "HNSW8", "SQ8", "OPQ4,IVF2,PQ4x4"])
+def test_serve_when_given_a_foreign_faiss_file_then_one_line_says_what_to_build(tmp_path, capsys, factory):
+    path = write_faiss(tmp_path / "e5_Flat.index", factory)
+    assert main([str(path), "--port", "0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "FAISS index made by another tool" in line
+    assert "agentrl.retriever.build CORPUS.jsonl OUT" in line
+    with pytest.raises(IndexFolderError, match="FAISS index made by another tool"):
+        Client(str(path))
+
+
+def test_serve_when_given_a_corpus_then_one_line_says_how_to_build_from_it(tmp_path, capsys):
+    path = write_corpus(tmp_path)
+    assert main([str(path), "--port", "0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"agentrl.retriever.build {path} OUT --index bm25" in line
+
+
+def test_serve_when_a_foreign_faiss_file_lies_in_the_folder_then_names_it(tmp_path, capsys):
+    build(write_corpus(tmp_path), tmp_path / "out", index="bm25")
+    write_faiss(tmp_path / "out" / "minilm" / "flat.faiss")
+    assert main([str(tmp_path / "out"), "--index", "minilm/flat", "--port", "0"]) == 2
+    assert "minilm/flat.faiss was made by another tool" in capsys.readouterr().err
+    write_faiss(tmp_path / "loose" / "wiki.index")
+    assert main([str(tmp_path / "loose"), "--port", "0"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "wiki.index was made by another tool" in line
