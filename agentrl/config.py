@@ -5,6 +5,7 @@ values out of range are answered with one line that names the key, the file and 
 """
 
 import copy
+import datetime
 import difflib
 import hashlib
 import importlib
@@ -16,7 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from agentrl.errors import ConfigError
@@ -38,6 +39,14 @@ def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
+def _with_iso_dates(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_iso_dates(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_iso_dates(each) for each in value]
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
 class Section(BaseModel):
     """A table of the TOML file; field docstrings become the help text."""
 
@@ -55,12 +64,18 @@ class EnvConfig(Section):
     """Split that evaluation tasks come from; never shares a task with `split`. Where it is not given, an environment's
     own word for it holds (`metadata["eval_split"]` of its class)."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment."""
+    """Keyword arguments of the environment; dates and times of a TOML file arrive as ISO text (`2026-01-31`)."""
     format: str = "plain"
     """How an answer becomes an action: `plain` (the text itself), `think_action` (the text between <action> tags), or
     `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
     system: str | None = None
     """System message; None uses what the environment offers, if anything."""
+
+    @field_validator("options")
+    @classmethod
+    def _write_dates(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Run folders hold JSON, which knows no dates: an environment gets the same before and after a resume."""
+        return dict(_with_iso_dates(options))
 
 
 class TinyModelConfig(Section):
