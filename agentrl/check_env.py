@@ -24,21 +24,16 @@ from transformers import AutoTokenizer
 
 from agentrl.cli import main_guard, parse_command_line
 from agentrl.config import Config, load_config
-from agentrl.env_probe import Episode, Prober, check_result, check_types, patience, reset_env, resident_bytes
+from agentrl.env_probe import Episode, Prober, patience, resident_bytes
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_calls import as_text
-from agentrl.rollout.env_spec import EnvSpec, explain
+from agentrl.rollout.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
+from agentrl.rollout.env_spec import EnvSpec, explain, with_conventions
 from agentrl.rollout.workers import EnvPool, Handle, WorkerLost
 from agentrl.tracking import console, progress
 from agentrl.types import Task
 
-KNOWN_INFO = {
-    "success": bool, "score": float, "category": str, "task": str, "anchor": str, "system": str, "tools": list,
-    "admissible_actions": list, "is_valid_action": bool, "expert_action": str, "answer": str, "metadata": dict,
-}  # fmt: skip
-"""What a run reads from `info`, with its type; other keys are ignored."""
 ARBITRARY_TEXTS = {
     "nothing": "", "blanks": " \t\n", "a megabyte": "x" * (1 << 20), "control characters": "\0\x01\x1b[31m\x7f\r",
     "emoji and combining marks": "🙂👩‍👩‍👧é́漢字", "right-to-left": "\u202eabc\u202c שלום", "a lone surrogate": "\ud800",
@@ -107,23 +102,20 @@ def check_other_process(prober: Prober, there: str | RunError) -> Finding:
     if isinstance(there, RunError):
         return Finding("worker process", "FAIL", f"cannot be played in a process of its own: {there}")
     here, _ = reset_env(prober.env, 3, None)
-    here = as_text(here)
     if here != there:
         return Finding("worker process", "FAIL", f"seed 3 begins differently there: {_difference(here, there)}")
     return Finding("worker process", "ok", "made and reset in a process of its own, same first observation")
 
 
 def check_pickle(prober: Prober) -> Finding:
-    """Whether a fresh instance and what `info` holds can be sent to another process."""
+    """Whether a fresh instance can be sent to another process; what `info` holds always can, as plain data."""
     try:
         size = len(multiprocessing.reduction.ForkingPickler.dumps(prober.spec.make()))
     except Exception as error:
-        return Finding("picklability", "note", f"instances cannot be pickled ({error}); workers make their own")
-    try:
-        multiprocessing.reduction.ForkingPickler.dumps(prober.play(0).infos)
-    except Exception as error:
-        return Finding("picklability", "FAIL", f"info cannot be sent to another process: {error}")
-    return Finding("picklability", "ok", f"an instance is {size:,} bytes, info can be sent")
+        return Finding(
+            "picklability", "note", f"instances cannot be pickled ({describe(error)}); workers make their own"
+        )
+    return Finding("picklability", "ok", f"an instance is {size:,} bytes")
 
 
 def check_arbitrary_text(prober: Prober) -> Finding:
@@ -132,12 +124,12 @@ def check_arbitrary_text(prober: Prober) -> Finding:
         reset_env(prober.env, 0, None)
         try:
             with patience(prober.timeout_s, "no answer"):
-                result = prober.env.step(text)
-            observation, _, info = check_result(result)
-            check_types(observation, info)
+                step_env(prober.env, text)
         except Exception as error:
             prober.env = prober.spec.make()
-            return Finding("arbitrary text", "FAIL", f"step({name}) raised {type(error).__name__}: {error}")
+            return Finding(
+                "arbitrary text", "FAIL", f"step({name}) raised {type(error).__name__}: {describe(error, 2000)}"
+            )
     return Finding("arbitrary text", "ok", f"{len(ARBITRARY_TEXTS)} kinds of it answered: {', '.join(ARBITRARY_TEXTS)}")
 
 
@@ -204,18 +196,9 @@ def check_tasks(prober: Prober, eval_spec: EnvSpec) -> Finding:
 
 
 def check_info(episodes: list[Episode]) -> list[Finding]:
-    """What `info` offers, by the names that a run reads."""
+    """What `info` offers, by the names that a run reads; what it could not use never came this far."""
     infos = [info for episode in episodes for info in episode.infos]
     offered = sorted({key for info in infos for key in info if key in KNOWN_INFO})
-    for key in offered:
-        kind = KNOWN_INFO[key]
-        for value in (info[key] for info in infos if info.get(key) is not None):
-            numbers = kind is float and isinstance(value, int | float | np.number) and not isinstance(value, bool)
-            if not numbers and not isinstance(value, (bool, np.bool_) if kind is bool else kind):
-                found = type(value).__name__
-                return [Finding("info", "FAIL", f"info[{key!r}] must be {kind.__name__}, got {found}: {value!r:.60}")]
-            if key == "score" and not 0 <= float(value) <= 1:
-                return [Finding("info", "FAIL", f'info["score"] must be between 0 and 1, got {value!r}')]
     others = sorted({key for info in infos for key in info if key not in KNOWN_INFO})
     missing = [key for key in ("success", "category", "admissible_actions", "expert_action") if key not in offered]
     detail = f"offers {', '.join(offered) or 'nothing that a run reads (fine)'}"
@@ -267,6 +250,8 @@ def run_checks(
         prober.play(0)
     except UserError:
         raise
+    except ContractError as error:
+        return [Finding(error.part, "FAIL", str(error))]
     except Exception as error:
         return [Finding("contract", "FAIL", str(error) if isinstance(error, RunError) else explain(error))]
     findings = [Finding("contract", "ok", "text in and out, finite rewards, terminated and truncated apart")]
@@ -345,7 +330,7 @@ def main(argv: list[str] | None = None) -> int:
     options, overrides = parse_command_line(parser, argv)
     if options.episodes < 1 or options.max_steps < 1:
         raise UserError("--episodes and --max-steps must be >= 1.")
-    config = load_config(options.config, [*overrides, "--env.id", options.env])
+    config = with_conventions(load_config(options.config, [*overrides, "--env.id", options.env]))
     findings = run_checks(
         config,
         tokenizer=options.tokenizer,

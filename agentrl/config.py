@@ -5,6 +5,7 @@ values out of range are answered with one line that names the key, the file and 
 """
 
 import copy
+import datetime
 import difflib
 import hashlib
 import importlib
@@ -16,18 +17,34 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from agentrl.errors import ConfigError
 
 _TINY_LR = 1e-3
-_SECRET = re.compile(r"(^|[._])(token|secret|password|passwd|api_?key|credentials?)$")
+_SECRET = re.compile(
+    r"(^|[._-])(secret|password|passwd|passphrase|credentials?|(api|secret|private|access)[_-]?keys?)$"
+)
+_TOKEN = re.compile(r"(^|[._-])(?P<kind>[a-z0-9]*)[_-]?token$")
+_WORDS_OF_TOKENIZERS = {
+    "stop", "end", "start", "begin", "eos", "bos", "pad", "unk", "sep", "cls", "mask", "eot", "eom", "special", "think",
+    "image", "tool", "answer", "separator", "delimiter", "turn", "role", "prefix", "suffix", "first", "last",
+}  # fmt: skip
+"""What stands before `_token` where a token is a piece of text."""
 
 
 def note(text: str) -> None:
     """Print a remark on stderr, apart from what a command prints as its result."""
     print(f"note: {text}", file=sys.stderr)
+
+
+def _with_iso_dates(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_iso_dates(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_iso_dates(each) for each in value]
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
 
 
 class Section(BaseModel):
@@ -44,14 +61,21 @@ class EnvConfig(Section):
     split: str = "train"
     """Split that training tasks come from."""
     eval_split: str = "valid_unseen"
-    """Split that evaluation tasks come from; never shares a task with `split`."""
+    """Split that evaluation tasks come from; never shares a task with `split`. Where it is not given, an environment's
+    own word for it holds (`metadata["eval_split"]` of its class)."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of the environment."""
+    """Keyword arguments of the environment; dates and times of a TOML file arrive as ISO text (`2026-01-31`)."""
     format: str = "plain"
     """How an answer becomes an action: `plain` (the text itself), `think_action` (the text between <action> tags), or
     `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
     system: str | None = None
     """System message; None uses what the environment offers, if anything."""
+
+    @field_validator("options")
+    @classmethod
+    def _write_dates(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Run folders hold JSON, which knows no dates: an environment gets the same before and after a resume."""
+        return dict(_with_iso_dates(options))
 
 
 class TinyModelConfig(Section):
@@ -154,6 +178,8 @@ class RolloutConfig(Section):
     """Processes that run environments; 0 steps them in-process; None: 0 for the built-in ones, else 2."""
     step_timeout_s: float = Field(60.0, gt=0)
     """Patience for one reset or step of an environment in a worker process."""
+    max_failed_share: float = Field(0.25, ge=0, le=1)
+    """Share of a batch's episodes that may fail; more in two batches in a row end the run. 1 lets any go by."""
 
 
 class TrainConfig(Section):
@@ -378,7 +404,8 @@ def load_config(
     """A config with dotted overrides on top.
 
     An `env.id` among the overrides that is not the source's also drops what the source says for its own environment
-    alone: `env.options`, and an `env.format` that is a wrapper of somebody's.
+    alone: `env.options`, and an `env.format` that is a wrapper of somebody's; its `env.eval_split` counts as not given
+    where the other environment has a word of its own.
 
     Args:
         source: TOML file, the resolved tree of an earlier run, or None for the defaults.
@@ -391,7 +418,7 @@ def load_config(
     tree = read_toml(source) if isinstance(source, Path) else copy.deepcopy(source or {})
     origin = {key: str(source) if isinstance(source, Path) else "run folder" for key, _ in _leaves(tree)}
     pairs = parse_overrides(overrides or [])
-    _drop_foreign_options(tree, dict(pairs).get("env.id"), notify)
+    is_foreign = _drop_foreign_options(tree, dict(pairs).get("env.id"), notify)
     for key, value in pairs:
         _assign(tree, key, value)
         origin[key] = "command line"
@@ -399,7 +426,10 @@ def load_config(
     for key, value in _protocol_defaults(protocol).items() if isinstance(protocol, str) else ():
         if origin.setdefault(key, protocol) == protocol:
             _assign(tree, key, value)
-    return build_config(tree, origin)
+    config = build_config(tree, origin)
+    if is_foreign and "env.eval_split" not in dict(pairs):
+        config.env.model_fields_set.discard("eval_split")
+    return config
 
 
 def _protocol_defaults(path: str) -> dict[str, Any]:
@@ -513,7 +543,7 @@ def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _refuse_secrets(tree: dict[str, Any]) -> None:
     """Run folders keep the whole config and the command: no place for passwords."""
     for key, value in _leaves({"env": tree.get("env", {})} if isinstance(tree.get("env", {}), dict) else {}):
-        if isinstance(value, str) and value and _SECRET.search(key.lower()):
+        if isinstance(value, str) and value and _looks_secret(key.lower(), value):
             raise ConfigError(
                 f"{key} looks like a secret, and run folders keep all options. Put it into an environment variable and "
                 "give the variable's name to the environment (token_variable of "
@@ -521,10 +551,20 @@ def _refuse_secrets(tree: dict[str, Any]) -> None:
             )
 
 
-def _drop_foreign_options(tree: dict[str, Any], env_id: Any, notify: Callable[[str], None]) -> None:
+def _looks_secret(key: str, value: str) -> bool:
+    """Whether a name is one that passwords have; a `stop_token` is text, and so is any token written as a mark."""
+    if _SECRET.search(key):
+        return True
+    found = _TOKEN.search(key)
+    is_mark = re.search(r"[<>\[\]{}|\s]", value) is not None or len(value) < 3
+    return found is not None and found["kind"] not in _WORDS_OF_TOKENIZERS and not is_mark
+
+
+def _drop_foreign_options(tree: dict[str, Any], env_id: Any, notify: Callable[[str], None]) -> bool:
+    """Whether the tree was written for another environment; its options are then dropped."""
     env = tree.get("env")
     if env_id is None or not isinstance(env, dict):
-        return
+        return False
     old = env.get("id", EnvConfig().id)
     foreign = [
         key
@@ -533,6 +573,7 @@ def _drop_foreign_options(tree: dict[str, Any], env_id: Any, notify: Callable[[s
     ]
     for key in foreign:
         notify(f"env.{key} = {json.dumps(env.pop(key), default=str)} is for {old}, not for {env_id}: dropped")
+    return bool(old != env_id)
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

@@ -30,3 +30,16 @@ class RunError(RuntimeError):
 
 class InfrastructureError(RunError):
     """An environment, engine or retriever raised, hung or died while an episode was played."""
+
+
+class Unplayable(RunError):
+    """So many episodes failed that a run does not go on; the message tells the cause.
+
+    Args:
+        message: for the user.
+        everywhere: whether all processes of the run raise it at the same place.
+    """
+
+    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere

@@ -21,7 +21,7 @@ from agentrl.errors import CheckpointError, UserError
 from agentrl.model import build_tokenizer, compute_device, load_model, set_threads, stop_token_ids
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines import make_engine
-from agentrl.rollout.env_spec import EnvSpec, conventions, default_workers
+from agentrl.rollout.env_spec import EnvSpec, conventions, with_conventions
 from agentrl.rollout.play import Policy, Rollout
 from agentrl.rollout.scripted import expert_policy, random_policy
 from agentrl.rollout.tasks import evaluation_tasks, split_indices
@@ -212,7 +212,7 @@ def _resolve(target: str | None, overrides: list[str]) -> tuple[Config, str | No
     return load_config(None, overrides), target
 
 
-def _rollout_for(config: Config, policy: str, model: str | None, num_workers: int) -> Rollout:
+def _rollout_for(config: Config, policy: str, model: str | None) -> Rollout:
     if policy == "model":
         if model is None:
             raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
@@ -228,35 +228,27 @@ def _rollout_for(config: Config, policy: str, model: str | None, num_workers: in
         if not engine.shares_weights:
             engine.load_weights(module.state_dict().items(), version=0)
         spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
-        pool = EnvPool(spec, num_workers=num_workers, step_timeout_s=rollout_config.step_timeout_s)
+        pool = EnvPool.of(spec, rollout_config)
         return Rollout(engine, chat, pool, rollout_config, seed=EVAL_SEED, system=config.env.system)
     scripted: Policy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
     # Scripted policies speak commands and have no context to run out of.
     spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, "plain", expert=policy == "expert")
-    pool = EnvPool(spec, num_workers=num_workers, step_timeout_s=config.rollout.step_timeout_s)
+    pool = EnvPool.of(spec, config.rollout)
     unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
     return Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
 
 
 def settle(config: Config, policy: str) -> Config:
     """The config with what nobody has set taken from the environment's conventions: its split, its samples per task."""
-    usual = conventions(config.env.id)
-    split, samples = config.env.eval_split, config.eval.samples
-    if "eval_split" not in config.env.model_fields_set:
-        split = usual.get("eval_split", split)
+    config, samples = with_conventions(config), config.eval.samples
     if samples is None:
         is_random = policy == "model" and config.eval.temperature > 0
-        samples = int(usual.get("eval_samples", 1)) if is_random else 1
+        samples = int(conventions(config.env.id).get("eval_samples", 1)) if is_random else 1
     if samples > 1 and policy == "model" and config.eval.temperature == 0:
         raise UserError(f"eval.samples is {samples} at eval.temperature 0: greedy samples are all alike. Take 1.")
-    return config.model_copy(
-        update={
-            "env": config.env.model_copy(update={"eval_split": split}),
-            "eval": config.eval.model_copy(update={"samples": samples}),
-        }
-    )
+    return config.model_copy(update={"eval": config.eval.model_copy(update={"samples": samples})})
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -274,8 +266,7 @@ def main(argv: list[str] | None = None) -> int:
     config = settle(config, options.policy)
     samples = config.eval.samples or 1
     folder = options.out or (default_run_folder(f"eval-{Path(model or options.policy).name}") if samples > 1 else None)
-    workers = default_workers(config.env.id) if config.rollout.env_workers is None else config.rollout.env_workers
-    rollout = _rollout_for(config, options.policy, model, workers)
+    rollout = _rollout_for(config, options.policy, model)
     num_tasks = rollout.pool.offer().num_tasks
     tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
     result = _play(rollout, tasks, samples, folder, f"{options.policy} on {config.env.eval_split}")

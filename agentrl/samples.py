@@ -1,6 +1,7 @@
 """Several samples a task: mean@k, pass@k and majority@k as tables, and the samples as JSON lines."""
 
 import json
+import math
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,9 +28,17 @@ def problem_samples(trajectories: Iterable[Trajectory]) -> list[ProblemSamples]:
 def _labels(members: list[Trajectory]) -> dict[str, object]:
     """What the environment sorts a task by, else its category; taken from a sample that was played."""
     played = next((t for t in members if t.status is not Status.FAILED), members[0])
-    labels = {key: value for key, value in played.metadata.items() if key != "template"}
+    told = {key: _as_label(value) for key, value in played.metadata.items() if key != "template"}
+    labels = {key: value for key, value in told.items() if value is not None}
     category = {"category": played.category} if played.category else {}
     return labels or {"benchmark": played.task.env_id, **category}
+
+
+def _as_label(value: Any) -> object:
+    """A value that rows of a table can be sorted by: numbers and text themselves, else as JSON; None for nothing."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def describe_sampling(

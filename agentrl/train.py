@@ -6,6 +6,7 @@ The only file that knows every room.
 import argparse
 import sys
 import time
+from collections import Counter
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from agentrl.config import (
     load_config,
     note,
 )
-from agentrl.errors import UserError
+from agentrl.errors import Unplayable, UserError
 from agentrl.evaluate import (
     EVAL_SEED,
     eval_rollout_config,
@@ -49,7 +50,7 @@ from agentrl.processes import ALONE, Processes
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engine import Engine
 from agentrl.rollout.engines import make_engine
-from agentrl.rollout.env_spec import EnvSpec
+from agentrl.rollout.env_spec import EnvSpec, with_conventions
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
 from agentrl.rollout.weight_sync import Host, check_sync, opening_row
@@ -96,6 +97,8 @@ class Parts:
     """Rollout batches whose updates and records are complete."""
     interruption: Interruption = field(default_factory=Interruption)
     """Signals that ask the run to end."""
+    failed_share: float = 0.0
+    """Share of the last batch's episodes that failed."""
 
 
 def train(parts: Parts, bars: Progress) -> None:
@@ -114,13 +117,15 @@ def train(parts: Parts, bars: Progress) -> None:
         synced = sync(parts, [row for group in groups for t in group.trajectories for row in t.rows])
         metrics = log_step(parts, step, groups, update, {**synced, **parts.divergence.measure(step)})
         parts.done = step
+        end_if_failing(parts, step, metrics["rollout/failed_share"])
         parts.interruption.check()
         if due(config.eval.every, step) and step < config.train.steps:
             log_evaluation(parts, bars, step)
         if due(config.checkpoint.every, step) or step == config.train.steps:
             save(parts, step)
-        bars.update(bar, advance=1, description=f"training, success {metrics['rollout/success']:.0%}")
-        parts.log_line(f"batch {step}/{config.train.steps}: success {metrics['rollout/success']:.0%}")
+        outcome = f"success {metrics['rollout/success']:.0%}, failed {metrics['rollout/failed_share']:.1%}"
+        bars.update(bar, advance=1, description=f"training, {outcome}")
+        parts.log_line(f"batch {step}/{config.train.steps}: {outcome}", force=metrics["rollout/failed_share"] > 0)
     log_evaluation(parts, bars, config.train.steps)
     bars.remove_task(bar)
 
@@ -131,9 +136,36 @@ def train_until_interrupted(parts: Parts, bars: Progress) -> None:
         try:
             train(parts, bars)
         except Interrupted:
-            if not (parts.run.folder / "checkpoints" / f"step-{parts.done:06d}").exists():
-                save(parts, parts.done)
+            save_once(parts)
             raise
+        except Unplayable as error:
+            if parts.processes.count == 1 or error.everywhere:  # a save takes all processes
+                save_once(parts)
+            raise
+
+
+def save_once(parts: Parts) -> None:
+    """A checkpoint of the last whole batch, unless there is one."""
+    if not (parts.run.folder / "checkpoints" / f"step-{parts.done:06d}").exists():
+        save(parts, parts.done)
+
+
+def end_if_failing(parts: Parts, step: int, share: float) -> None:
+    """Raise `Unplayable` where too many episodes of this batch and of the one before failed.
+
+    A run that goes on with a few of its episodes learns from what happens to work, at the price of all of them.
+    """
+    limit, before, parts.failed_share = parts.config.rollout.max_failed_share, parts.failed_share, share
+    if min(before, share) <= limit:
+        return
+    causes = Counter(t.error for each in parts.processes.gather(parts.rollout.failures) for t in each)
+    cause, count = causes.most_common(1)[0]
+    raise Unplayable(
+        f"{before:.0%} and {share:.0%} of the episodes of batches {step - 1} and {step} failed, more than "
+        f"rollout.max_failed_share = {limit:g} allows. The cause of {count} of the last {causes.total()}: {cause}. "
+        f"Mend it and go on with --resume {parts.run.folder}, or allow more with --rollout.max_failed_share 1.",
+        everywhere=True,
+    )
 
 
 def play_batch(parts: Parts) -> list[Group]:
@@ -143,7 +175,7 @@ def play_batch(parts: Parts) -> list[Group]:
         with parts.interruption.at_once():
             tasks = parts.processes.share(parts.sampler.take(parts.config.train.groups_per_step))
             return parts.rollout.play(tasks, group_size=parts.config.train.group_size)
-    except Interrupted:
+    except (Interrupted, Unplayable):
         parts.sampler.load_state_dict(place)
         raise
 
@@ -161,11 +193,12 @@ def compare(parts: Parts, groups: list[Group]) -> Batch:
 
 def log_step(parts: Parts, step: int, groups: list[Group], update: Update, further: Metrics) -> Metrics:
     """Log a rollout batch with what all processes played; the record."""
-    rollout = parts.rollout
+    config, rollout = parts.config, parts.rollout
     played = Played(groups, rollout.failures, rollout.num_left_out, parts.engine.metrics())
     played = join_played(parts.processes.gather(played))
-    drop_equal = parts.config.advantage.drop_equal
+    drop_equal = config.advantage.drop_equal
     record = step_metrics(step, played, update, seconds=rollout.seconds, costs=parts.run.costs, drop_equal=drop_equal)
+    record["rollout/failed_share"] = len(played.failures) / (config.train.groups_per_step * config.train.group_size)
     if parts.processes.is_first:
         parts.run.log({**record, **further}, groups=played.groups)
     return record
@@ -204,6 +237,7 @@ def wire(
 ) -> Parts:
     """Check everything that can be checked, load the policy, and only then touch the run folder."""
     set_threads(config)
+    config = with_conventions(config)
     spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
     eval_spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
     pools = [EnvPool.of(each, config.rollout) for each in (spec, eval_spec)]
@@ -253,6 +287,7 @@ def wire(
         config, run, models.replica, tokenizer, engine, rollout, eval_rollout, sampler, eval_tasks, learner, divergence,
         processes, start,
     )  # fmt: skip
+    parts.failed_share = processes.from_first(run.costs.get("rollout/failed_share", 0.0))
     if processes.count > 1:
         parts.interruption = Interruption(agree=lambda asked: any(processes.gather(asked)))
     return parts

@@ -27,7 +27,7 @@ from agentrl.learner.batch import BatchRow, micro_batches
 from agentrl.learner.lm_head import token_logprobs
 from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec
+from agentrl.rollout.env_spec import EnvSpec, with_conventions
 from agentrl.rollout.play import Rollout
 from agentrl.rollout.scripted import fallback_policy, noisy_expert
 from agentrl.rollout.tasks import TaskSampler, split_indices
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file with a [warmstart] table")
     options, overrides = parse_command_line(parser, argv)
-    config = load_config(options.config, overrides)
+    config = with_conventions(load_config(options.config, overrides))
     if not config.warmstart.episodes:
         raise UserError("warmstart.episodes is 0: nothing to imitate. Set it to some thousands.")
     pool = EnvPool.of(EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format), config.rollout)

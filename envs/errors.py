@@ -13,3 +13,9 @@ class MissingExtraError(ImportError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'agentrl[{extra}]'")
+
+
+class NoRoomError(ConnectionError):
+    """A server plays as many episodes as it can and refuses another; `no_room` tells a training loop to wait."""
+
+    no_room = True

@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.model": CORE,
     "agentrl.analysis": {"agentrl.errors", "agentrl.types", "agentrl.analysis"},
     "agentrl.rollout": CORE | {"agentrl.rollout"},
-    "agentrl.rollout.env_spec": CORE | {"agentrl.envs"},
+    "agentrl.rollout.env_spec": CORE | {"agentrl.envs", "agentrl.rollout.contract"},
     "agentrl.processes": CORE,
     "agentrl.weights": CORE | {"agentrl.processes"},
     "agentrl.learner": CORE | {"agentrl.learner", "agentrl.processes", "agentrl.weights"},

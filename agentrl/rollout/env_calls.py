@@ -1,6 +1,5 @@
-"""Calls an environment and checks that what it answers keeps the contract; body of a worker process."""
+"""Calls an environment; body of a worker process."""
 
-import math
 import multiprocessing
 import os
 import signal
@@ -12,13 +11,19 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import gymnasium
-import numpy as np
 
 from agentrl.errors import InfrastructureError, RunError, UserError
+from agentrl.rollout.contract import reset_env, step_env
 from agentrl.rollout.env_spec import EnvSpec, count_tasks, explain
 from agentrl.types import Task
 
-StepResult = tuple[str, float, bool, bool, dict[str, Any]]
+
+class NoRoom(InfrastructureError):
+    """A server has no place for another episode just now; the error of the environment has `no_room = True`."""
+
+
+KINDS = {"error": InfrastructureError, "fatal": RunError, "settings": UserError, "room": NoRoom}
+"""What failures are raised as."""
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,21 @@ def serve(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
             if method == "first look":
                 pipe.send(("ok", look(spec)))
                 continue
+            if method == "give up":
+                if number in made and made[number].unwrapped.metadata.get("sessions"):
+                    close(made[number])
+                pipe.send(("ok", None))
+                continue
             if number not in made:
                 made[number] = spec.make()
-            run: Any = reset if method == "reset" else step
+            run: Any = reset if method == "reset" else step_env
             pipe.send(("ok", run(made[number], argument)))
         except (KeyboardInterrupt, BrokenPipeError):
             return
         except Exception as error:
-            made.pop(number, None)
+            close(made.pop(number, None))
             mine = method == "first look" and _is_about_settings(error)
-            kind = "settings" if mine else "fatal" if getattr(error, "fatal", False) else "error"
-            pipe.send((kind, str(error) if mine else explain(error)))
+            pipe.send(("settings", str(error)) if mine else (_kind(error), explain(error)))
 
 
 def _end_with_parent() -> None:
@@ -80,67 +89,34 @@ def look(spec: EnvSpec) -> Offer:
     return Offer(count_tasks(spec), spec.offers_expert())
 
 
+def close(env: gymnasium.Env[str, str] | None) -> None:
+    """Let go of what an environment holds elsewhere; one that cannot even be closed is dropped."""
+    if env is not None:
+        with suppress(Exception):
+            env.close()
+
+
+def _kind(error: Exception) -> str:
+    """How a failure is treated: `fatal` ends the run, `room` is waited for, any other `error` is tried again."""
+    return "fatal" if getattr(error, "fatal", False) else "room" if getattr(error, "no_room", False) else "error"
+
+
 def _is_about_settings(error: Exception) -> bool:
     """Our own errors for users, and those of `envs` and `retriever` that another setting mends."""
     ours = isinstance(error, UserError) or type(error).__module__.startswith(("agentrl.envs.", "agentrl.retriever."))
-    return ours and not getattr(error, "fatal", False)
+    return ours and _kind(error) == "error"
 
 
 def reset(env: gymnasium.Env[str, str], task: Task) -> tuple[str, dict[str, Any]]:
     """(observation, info) of a task's beginning."""
-    # Environments that cannot enumerate their tasks need not know the word `options`.
-    options: dict[str, Any] = {} if task.index is None else {"options": {"task": task.index}}
-    result: Any = env.reset(seed=task.seed, **options)
-    if not isinstance(result, tuple) or len(result) != 2:
-        raise TypeError(f"reset must return (observation, info), the environment returned {result!r:.80}")
-    observation, info = result
-    return as_text(observation), _as_info(info)
-
-
-def step(env: gymnasium.Env[str, str], action: str) -> StepResult:
-    """Gymnasium's 5-tuple, in Python's own types."""
-    result: Any = env.step(action)
-    if not isinstance(result, tuple) or len(result) != 5:
-        raise TypeError(
-            "step must return (observation, reward, terminated, truncated, info), "
-            f"the environment returned {result!r:.80}"
-        )
-    observation, reward, terminated, truncated, info = result
-    if not isinstance(reward, int | float | np.number | np.bool_) or not math.isfinite(reward):
-        raise ValueError(f"a reward must be a finite number, got {reward!r:.80}")
-    return as_text(observation), float(reward), bool(terminated), bool(truncated), _as_info(info)
-
-
-def as_text(observation: Any) -> str:
-    """An observation as it reaches the model."""
-    if not isinstance(observation, str):
-        raise TypeError(f"observations must be text (str), the environment returned {type(observation).__name__}")
-    return _without_surrogates(observation)
-
-
-def _as_info(info: Any) -> dict[str, Any]:
-    """`info` where a run can use what it offers."""
-    if not isinstance(info, dict):
-        raise TypeError(f"info must be a dict, the environment returned {type(info).__name__}")
-    score, metadata = info.get("score"), info.get("metadata", {})
-    if score is not None and not (isinstance(score, int | float | np.number) and math.isfinite(score)):
-        raise TypeError(f'info["score"] must be a finite number, got {score!r:.80}')
-    if not isinstance(metadata, dict):
-        raise TypeError(f'info["metadata"] must be a dict, got {metadata!r:.80}')
-    return {key: _without_surrogates(value) if isinstance(value, str) else value for key, value in info.items()}
-
-
-def _without_surrogates(text: str) -> str:
-    """Lone surrogates, as undecodable files leave them, are no characters: no tokens, not to be printed or stored."""
-    return text.encode("utf-8", "replace").decode()
+    return reset_env(env, task.seed, None if task.index is None else {"task": task.index})
 
 
 def guard(run: Any, *arguments: Any) -> Any:
-    """Result of a call in this process; whatever it raises becomes an InfrastructureError, or a RunError if fatal."""
+    """Result of a call in this process; whatever it raises becomes what `KINDS` names."""
     try:
         return run(*arguments)
     except Exception as error:
         if run is look and _is_about_settings(error):
             raise
-        kind = RunError if getattr(error, "fatal", False) else InfrastructureError
-        raise kind(explain(error)) from error
+        raise KINDS[_kind(error)](explain(error)) from error

@@ -20,8 +20,10 @@ from gymnasium.envs.registration import registry
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from agentrl import envs
+from agentrl.config import Config
 from agentrl.envs.wrappers import FORMATS
 from agentrl.errors import UserError
+from agentrl.rollout.contract import describe, reset_env
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class EnvSpec:
         """Whether there is somebody to imitate: an environment asked for its expert names an `expert_action`."""
         env = replace(self, expert=True).make()
         try:
-            return "expert_action" in env.reset(seed=0)[1]
+            return "expert_action" in reset_env(env, 0, None)[1]
         finally:
             env.close()
 
@@ -107,6 +109,14 @@ def conventions(env_id: str) -> dict[str, Any]:
     `eval_split`; `eval_samples`, episodes per task; `scorer`, the distribution that judges answers.
     """
     return dict(getattr(_find_entry_point(env_id), "metadata", {}))
+
+
+def with_conventions(config: Config) -> Config:
+    """A config whose evaluation split, where nobody has set one, is the one that the environment names."""
+    split = conventions(config.env.id).get("eval_split")
+    if split is None or "eval_split" in config.env.model_fields_set:
+        return config
+    return config.model_copy(update={"env": config.env.model_copy(update={"eval_split": str(split)})})
 
 
 def default_workers(env_id: str) -> int:
@@ -184,7 +194,7 @@ def explain(error: Exception) -> str:
     is_syntax = isinstance(error, SyntaxError)  # whose message names the place
     is_told = is_syntax or not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__)
     place = "" if is_told else f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
+    return f"{type(error).__name__}: {' '.join(describe(error, 2000).split())}{place}"
 
 
 def _parameters(entry_point: Any) -> set[str]:

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from agentrl.config import RolloutConfig, note
-from agentrl.errors import InfrastructureError, RunError
+from agentrl.errors import InfrastructureError, Unplayable
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
 from agentrl.rollout.engine import Completion, Engine, Sampling
+from agentrl.rollout.env_calls import NoRoom
 from agentrl.rollout.workers import EnvPool, Handle, NeighbourLost, WorkerLost
 from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
 
@@ -108,7 +109,8 @@ class Rollout:
         1 was asked for). Every failed trajectory is reported to `on_episode`.
 
         Raises:
-            RunError: not one whole group came back, or a fatal failure (a dead retriever) struck.
+            Unplayable: not one whole group came back.
+            RunError: a fatal failure (a dead retriever) struck.
         """
         started = time.perf_counter(), time.process_time()
         trajectories: list[list[Trajectory]] = []
@@ -129,7 +131,7 @@ class Rollout:
         self.failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
         self.num_left_out = len(tasks) - len(groups)
         if not groups:
-            raise RunError(f"no group of this batch could be played: {self.failures[0].error}")
+            raise Unplayable(f"no group of this batch could be played: {self.failures[0].error}")
         if self.num_left_out:
             note(f"{self.num_left_out} of {len(tasks)} groups left out after failures: {self.failures[0].error}")
         return groups
@@ -143,6 +145,7 @@ class Rollout:
     ) -> None:
         """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
         asyncio.get_running_loop().set_exception_handler(_report_errors)
+        self.pool.room.open()
         places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(task: Task, member: int) -> Trajectory:
@@ -153,29 +156,58 @@ class Rollout:
         async with asyncio.TaskGroup() as episodes:
             started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
         played += [[episode.result() for episode in members] for members in started]
+        await self.pool.rest()
 
     async def _play_with_retries(
         self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
     ) -> Trajectory:
-        error, lost, failed, spoiled = "", False, 0, 0
+        error, lost, failed, spoiled, refused = "", False, 0, 0, 0
         while failed <= MAX_RETRIES:
             async with AsyncExitStack() as place:
                 await place.enter_async_context(quarantine if lost else places)
-                handle = self.pool.acquire(alone=lost)
                 try:
-                    trajectory = await self._play_episode(task, member, handle, place)
+                    trajectory = await self._play_in_room(task, member, place, alone=lost)
+                except NoRoom as refusal:
+                    refused += 1
+                    await self.pool.rest()
+                    if not await self.pool.room.refuse(refused):
+                        failed, error = MAX_RETRIES + 1, self._explain_room(refusal)
+                        self._take_note(error, lost=False)
+                    continue
                 except InfrastructureError as failure:
-                    self.pool.release(handle, broken=True)
                     if isinstance(failure, NeighbourLost) and spoiled < MAX_SPOILED:
                         spoiled += 1
                         continue
                     failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
                     self._take_note(error, lost=lost)
                     continue
-                self.pool.release(handle)
             trajectory.num_retries, trajectory.error = failed + spoiled, error
             return trajectory
         return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
+
+    async def _play_in_room(self, task: Task, member: int, place: AsyncExitStack, *, alone: bool) -> Trajectory:
+        """One try, with a place on the server where there are only so many; after a refusal the caller leaves it."""
+        room = self.pool.room
+        await room.enter()
+        handle = self.pool.acquire(alone=alone)
+        try:
+            trajectory = await self._play_episode(task, member, handle, place)
+        except NoRoom:
+            await self.pool.release(handle, broken=True)
+            raise
+        except InfrastructureError:
+            await self.pool.release(handle, broken=True)
+            await room.leave()
+            raise
+        await self.pool.release(handle)
+        await room.leave()
+        return trajectory
+
+    def _explain_room(self, refusal: NoRoom) -> str:
+        return (
+            f"no place for another episode within {self.pool.room.patience_s:g} s: {refusal}. "
+            "Let the server play more at once, or end the other clients that hold its places"
+        )
 
     def _take_note(self, error: str, *, lost: bool) -> None:
         """Say the first failure at once: with long time-outs the end of a batch may be far. Records count all."""
@@ -184,7 +216,7 @@ class Rollout:
             note(f"an episode failed, it is played again at most {MAX_RETRIES} times: {error}")
         self._num_lost += lost
         if not self._num_steps and self._num_lost >= _HOPELESS:
-            raise RunError(f"no group of this batch could be played: {error}")
+            raise Unplayable(f"no group of this batch could be played: {error}")
 
     async def _play_episode(self, task: Task, member: int, env: Handle, place: AsyncExitStack) -> Trajectory:
         observation, info = await env.reset(task)
@@ -274,8 +306,8 @@ class _Episode:
         """Take in what the environment answered."""
         turn = self.turns[-1]
         turn.observation, turn.reward = observation, reward
-        turn.is_valid = bool(info.get("is_valid_action", True))
-        self.num_verdict_timeouts += isinstance(info.get("verdict"), str) and info["verdict"] == "timeout"
+        turn.is_valid = info.get("is_valid_action", True)
+        self.num_verdict_timeouts += info.get("verdict") == "timeout"
         self.past.append(PastTurn(self.observation, action))
         self.observation, self.info = observation, {**self.info, "success": terminated and reward > 0, **info}
         if terminated:
@@ -291,15 +323,14 @@ class _Episode:
         rows = [row.finish() for row in self.rows]
         for turn in self.turns:
             assert rows[turn.row].trained[turn.start : turn.end].all(), "a turn's tokens are sampled tokens"
-        score = self.info.get("score")
         return Trajectory(
             self.task, self.member, rows, self.turns, self.first_observation, self.status, self.version,
-            success=bool(self.info.get("success", False)),
-            score=None if score is None else float(score),
-            category=str(self.info.get("category", "")),
-            name=str(self.info.get("task", "")),
+            success=self.info.get("success", False),
+            score=self.info.get("score"),
+            category=self.info.get("category", ""),
+            name=self.info.get("task", ""),
             answer=self.info.get("answer"),
-            metadata=dict(self.info.get("metadata", {})),
+            metadata=self.info.get("metadata", {}),
             verdict=str(self.info.get("verdict", "")),
             num_verdict_timeouts=self.num_verdict_timeouts,
         )  # fmt: skip

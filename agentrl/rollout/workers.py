@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +18,11 @@ from typing import Any, Protocol
 import gymnasium
 
 from agentrl.config import RolloutConfig, note
-from agentrl.errors import InfrastructureError, RunError, UserError
-from agentrl.rollout.env_calls import Offer, StepResult, guard, look, reset, step, work
+from agentrl.errors import InfrastructureError
+from agentrl.rollout.contract import StepResult, step_env
+from agentrl.rollout.env_calls import KINDS, NoRoom, Offer, close, guard, look, reset, work
 from agentrl.rollout.env_spec import EnvSpec, default_workers
+from agentrl.rollout.room import Room
 from agentrl.types import Task
 
 _MAX_WAITING_STEPS = 64
@@ -43,10 +45,6 @@ class NeighbourLost(InfrastructureError):
     """The worker process of an episode was lost to another episode, or between two steps."""
 
 
-_KINDS = {"error": InfrastructureError, "fatal": RunError, "settings": UserError}
-"""What the answers of a worker process other than `ok` are raised as."""
-
-
 class Handle(Protocol):
     """One environment, playing one episode at a time."""
 
@@ -56,6 +54,10 @@ class Handle(Protocol):
 
     async def step(self, action: str) -> StepResult:
         """Gymnasium's 5-tuple."""
+        ...
+
+    async def give_up(self) -> None:
+        """Let go of what the environment holds elsewhere; the next reset takes it again."""
         ...
 
 
@@ -70,6 +72,7 @@ class EnvPool:
 
     def __init__(self, spec: EnvSpec, *, num_workers: int = 0, step_timeout_s: float = 60.0) -> None:
         self.spec, self.step_timeout_s = spec, step_timeout_s
+        self.room = Room(spec.id)
         self._idle: list[Handle] = []
         self._workers = [_Worker(spec, step_timeout_s) for _ in range(num_workers)]
         self._next = 0
@@ -90,8 +93,20 @@ class EnvPool:
             InfrastructureError: it raised, hung or died, time after time.
         """
         if self._offer is None:
-            self._offer = asyncio.run(self._workers[0].ask_offer()) if self._workers else guard(look, self.spec)
+            self._offer = asyncio.run(self._ask_offer())
         return self._offer
+
+    async def _ask_offer(self) -> Offer:
+        self.room.open()
+        tries = 0
+        while True:
+            await self.room.enter()
+            try:
+                return await self._workers[0].ask_offer() if self._workers else guard(look, self.spec)
+            except NoRoom:
+                tries += 1
+                if not await self.room.refuse(tries):
+                    raise
 
     def acquire(self, *, alone: bool = False) -> Handle:
         """An environment for one episode; `alone`: in a worker process that no other episode shares."""
@@ -105,12 +120,21 @@ class EnvPool:
         self._next += 1
         return _Remote(worker, self._next)
 
-    def release(self, handle: Handle, *, broken: bool = False) -> None:
-        """Take an environment back; a broken one is dropped."""
+    async def release(self, handle: Handle, *, broken: bool = False) -> None:
+        """Take an environment back; a broken one is dropped, and one whose place others may need gives that up."""
         if isinstance(handle, _Remote) and handle.alone:
             handle.worker.kill()
-        elif not broken:
+            return
+        if broken or (self.room.is_scarce and not self.room.num_waiting):
+            await handle.give_up()
+        if not broken:
             self._idle.append(handle)
+
+    async def rest(self) -> None:
+        """Give up what idle environments hold elsewhere (`metadata["sessions"]`): the next batch may be long away."""
+        resting, self._idle = self._idle, []
+        await asyncio.gather(*(handle.give_up() for handle in resting))
+        self._idle += resting
 
     def renew(self) -> None:
         """Replace worker processes whose memory has grown; called between batches, when no episode is running."""
@@ -130,7 +154,7 @@ class EnvPool:
             worker.kill()
         for handle in self._idle:
             if isinstance(handle, _InProcess):
-                handle.env.close()
+                close(handle.env)
         self._idle = []
 
 
@@ -148,12 +172,19 @@ class _InProcess:
         return await self._call(reset, task)
 
     async def step(self, action: str) -> StepResult:
-        return await self._call(step, action)
+        return await self._call(step_env, action)
+
+    async def give_up(self) -> None:
+        if self.env.unwrapped.metadata.get("sessions"):
+            await self._run(close, self.env)
 
     async def _call(self, run: Any, argument: Any) -> Any:
+        return await self._run(guard, run, self.env, argument)
+
+    async def _run(self, call: Any, *arguments: Any) -> Any:
         if self.threads is None:
-            return guard(run, self.env, argument)
-        return await asyncio.get_running_loop().run_in_executor(self.threads, guard, run, self.env, argument)
+            return call(*arguments)
+        return await asyncio.get_running_loop().run_in_executor(self.threads, call, *arguments)
 
 
 class _Remote:
@@ -169,6 +200,11 @@ class _Remote:
     async def step(self, action: str) -> StepResult:
         result: StepResult = await self.worker.call(self.number, "step", action, life=self._life)
         return result
+
+    async def give_up(self) -> None:
+        with suppress(InfrastructureError):  # the process is gone, and what it held with it
+            if self._life == self.worker.life:
+                await self.worker.call(self.number, "give up", None, life=self._life)
 
 
 class _Worker:
@@ -233,7 +269,7 @@ class _Worker:
                 ) from None
         if kind == "ok":
             return result
-        raise _KINDS[kind](result)
+        raise KINDS[kind](result)
 
     async def ask_offer(self) -> Offer:
         """What an environment offers; failures are said and it is asked again."""
@@ -241,6 +277,8 @@ class _Worker:
             try:
                 offer: Offer = await self.call(0, "first look", None)
                 return offer
+            except NoRoom:
+                raise
             except InfrastructureError as error:
                 if attempt == _FIRST_LOOKS:
                     raise InfrastructureError(f"{self.spec.id} cannot be played: {error}") from None

@@ -4,16 +4,22 @@ import http.client
 import itertools
 import json
 import os
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.errors import DataError, MissingExtraError, NoRoomError
 from agentrl.envs.spaces import FreeText
 
 _TEXT_KEYS = ("text", "message", "prompt", "content", "output", "observation", "echoed_message")
+_NO_ROOM_STATUS = (429, 503)
+"""HTTP: too many requests; service unavailable for the present."""
+_TRY_AGAIN_LATER = 1013
+"""WebSocket's close code for an overloaded server."""
+_GOODBYE_S = 5.0
+"""Patience for a server that ends a session."""
 _episodes = itertools.count()
 
 
@@ -38,10 +44,12 @@ class RemoteEnv(gymnasium.Env[str, str]):
 
     Raises:
         DataError: an address or answer that cannot be used.
+        NoRoomError: the server refuses another episode for want of room (OpenEnv's CAPACITY_REACHED, HTTP 429 or 503):
+            a training loop waits until one of its own has ended, and closes sessions that it does not need.
         OSError: no connection, or no answer in time: a failure of infrastructure, which a training loop retries.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "blocking": True}  # noqa: RUF012
+    metadata: dict[str, Any] = {"render_modes": [], "blocking": True, "sessions": True}  # noqa: RUF012
 
     def __init__(
         self,
@@ -78,10 +86,10 @@ class RemoteEnv(gymnasium.Env[str, str]):
         return self._text(answer), reward, terminated, truncated, dict(answer.get("info") or {})
 
     def close(self) -> None:
-        """End the session."""
-        if self._session is not None:
-            self._session.close()
-            self._session = None
+        """End the session; a reset opens another one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
 
     def _connect(self) -> "_Session":
         token = os.environ.get(self.token_variable) if self.token_variable else None
@@ -152,6 +160,8 @@ class _HttpSession:
             text = response.read().decode("utf-8", "replace")
         except http.client.HTTPException as error:
             raise ConnectionError(f"{self.url}{route}: {type(error).__name__}: {error}") from None
+        if response.status in _NO_ROOM_STATUS and route == "/reset":
+            raise NoRoomError(f"{self.url}{route} answered {response.status}: {text[:200]}")
         if response.status != 200:
             raise ConnectionError(f"{self.url}{route} answered {response.status}: {text[:200]}")
         try:
@@ -170,9 +180,12 @@ class _OpenEnvSession:
             raise MissingExtraError("websockets", "openenv", "RemoteEnv over ws://") from None
         address = url if urlsplit(url).path not in ("", "/") else url.rstrip("/") + "/ws"
         self.url, self.timeout_s = url, timeout_s
-        opened = connect(address, additional_headers=headers, open_timeout=timeout_s, max_size=1 << 24, proxy=None)
-        self._open = ExitStack()
-        self.socket = self._open.enter_context(opened)
+        opened = _open(lambda: connect(
+            address, additional_headers=headers, open_timeout=timeout_s, close_timeout=_GOODBYE_S, max_size=1 << 24,
+            proxy=None,
+        ), url)  # fmt: skip
+        self._stack = ExitStack()
+        self.socket = self._stack.enter_context(opened)
 
     def reset(self, fields: dict[str, Any]) -> Any:
         return self._exchange("reset", fields)
@@ -181,16 +194,50 @@ class _OpenEnvSession:
         return self._exchange("step", action)
 
     def close(self) -> None:
-        self._open.close()
-
-    def _exchange(self, kind: str, data: Any) -> Any:
+        """Say goodbye and wait until the server has: only then is the place free for somebody else."""
         from websockets.exceptions import WebSocketException
 
         try:
-            self.socket.send(json.dumps({"type": kind, "data": data}))
+            self.socket.send(json.dumps({"type": "close"}))
+            while True:
+                self.socket.recv(timeout=_GOODBYE_S)
+        except (WebSocketException, OSError):
+            self._stack.close()
+
+    def _exchange(self, kind: str, data: Any) -> Any:
+        from websockets.exceptions import ConnectionClosed, WebSocketException
+
+        try:
+            with suppress(ConnectionClosed):  # what the server said before it left is still to be read
+                self.socket.send(json.dumps({"type": kind, "data": data}))
             answer = json.loads(self.socket.recv(timeout=self.timeout_s))
+        except ConnectionClosed as error:
+            full = error.rcvd is not None and error.rcvd.code == _TRY_AGAIN_LATER
+            raise (NoRoomError if full else ConnectionError)(f"{self.url}: {type(error).__name__}: {error}") from None
         except WebSocketException as error:
             raise ConnectionError(f"{self.url}: {type(error).__name__}: {error}") from None
-        if answer.get("type") == "error":
-            raise ConnectionError(f"{self.url}: {answer.get('data', {}).get('message', answer)}")
+        except ValueError as error:
+            raise DataError(f"{self.url} must answer with JSON: {error}") from None
+        if not isinstance(answer, dict) or answer.get("type") == "error":
+            raise _refusal(self.url, answer)
         return answer.get("data")
+
+
+def _open(connect: Any, url: str) -> Any:
+    from websockets.exceptions import InvalidStatus, WebSocketException
+
+    try:
+        return connect()
+    except InvalidStatus as error:
+        kind = NoRoomError if error.response.status_code in _NO_ROOM_STATUS else ConnectionError
+        raise kind(f"{url} answered {error.response.status_code} instead of a WebSocket") from None
+    except WebSocketException as error:
+        raise ConnectionError(f"{url}: {type(error).__name__}: {error}") from None
+
+
+def _refusal(url: str, answer: Any) -> Exception:
+    """The exception for a message of the type `error`."""
+    data = answer.get("data") if isinstance(answer, dict) else answer
+    told = data.get("message", data) if isinstance(data, dict) else data
+    full = isinstance(data, dict) and data.get("code") == "CAPACITY_REACHED"
+    return (NoRoomError if full else ConnectionError)(f"{url}: {str(told)[:500]}")

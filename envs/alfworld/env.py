@@ -39,7 +39,7 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         observation, reward, terminated, truncated, info = env.step("go to drawer 1")
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 - declared so by the base class
+    metadata: dict[str, Any] = {"render_modes": [], "eval_split": "valid_unseen"}  # noqa: RUF012 - declared so by the base class
 
     def __init__(
         self,

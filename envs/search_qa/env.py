@@ -55,7 +55,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         patience_s: for one search, attempts and pauses together.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own form)
+    metadata = {"render_modes": [], "eval_split": "test"}  # noqa: RUF012 (Gymnasium's own form)
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
         expert: "default" to have `expert_action` in every info, see `expert`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+    metadata: dict[str, Any] = {"render_modes": [], "eval_split": "test"}  # noqa: RUF012 (Gymnasium's own declaration)
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from agentrl.env_probe import resident_bytes
 from agentrl.errors import RunError
 from agentrl.learner.learner import Learner
 from agentrl.model import build_tokenizer
+from agentrl.processes import ALONE
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.play import Rollout
@@ -160,6 +162,39 @@ def test_an_environment_that_always_fails_ends_the_run_with_the_cause(
     assert run(tmp_path / "run", env__options=options) == 3
     error = capsys.readouterr().err
     assert "no group of this batch could be played: ZeroDivisionError: the oven is on fire (toy.py:" in error
+    assert not (tmp_path / "run").exists() or newest_checkpoint(tmp_path / "run").name == "step-000000"
+
+
+HALF = f'{{ faults = {{ step = "raise" }}, faulty_tasks = {list(range(1, 64, 2))} }}'
+
+
+def test_a_run_half_of_whose_episodes_fail_ends_with_the_cause_and_a_checkpoint_that_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(folder, env__options=HALF, train__groups_per_step=8, train__steps=5, checkpoint__every=0) == 3
+    printed = capsys.readouterr()
+    shares = [r["rollout/failed_share"] for r in read_metrics(folder) if r["kind"] == "train"]
+    assert all(share > 0.25 for share in shares[-2:]), shares
+    assert newest_checkpoint(folder).name == f"step-{len(shares):06d}"
+    assert "rollout.max_failed_share = 0.25" in printed.err
+    assert "the oven is on fire" in printed.err
+    assert f"--resume {folder}" in printed.err
+    assert f"failed {shares[0]:.1%}" in printed.out
+    go_on = ["--resume", str(folder), "--rollout.max_failed_share", "1"]
+    assert main_guard(lambda: train.main(go_on)) == 0
+
+
+def test_one_bad_batch_does_not_end_a_run() -> None:
+    parts = SimpleNamespace(
+        failed_share=0.0, processes=ALONE, run=SimpleNamespace(folder="runs/x"),
+        config=SimpleNamespace(rollout=SimpleNamespace(max_failed_share=0.25)),
+        rollout=SimpleNamespace(failures=[SimpleNamespace(error="it rains")]),
+    )  # fmt: skip
+    for share in (1.0, 0.25, 0.3, 0.0, 0.26):
+        train.end_if_failing(parts, 1, share)  # type: ignore[arg-type]
+    with pytest.raises(RunError, match=r"26% and 30% .* it rains"):
+        train.end_if_failing(parts, 2, 0.3)  # type: ignore[arg-type]
 
 
 class NaNRewardEnv(ColourEnv):

@@ -167,7 +167,7 @@ class OddEnv(NoExpertEnv):
 
     def reset(self, **keywords: Any) -> Any:
         observation, info = super().reset(**keywords)
-        return {"bare": "hi", "bytes": (b"hi", info), "info": (observation, None)}.get(self.how, (observation, info))
+        return {"bare": "hi", "bytes": (b"hi", info), "info": (observation, 3)}.get(self.how, (observation, info))
 
     def step(self, action: str) -> Any:
         observation, reward, terminated, truncated, info = super().step(action)
@@ -183,7 +183,7 @@ class OddEnv(NoExpertEnv):
     [
         ("bare", "reset must return (observation, info), the environment returned 'hi'"),
         ("bytes", "observations must be text (str), the environment returned bytes"),
-        ("info", "info must be a dict, the environment returned NoneType"),
+        ("info", "info must be a dict, the environment returned int: 3"),
         ("old", "step must return (observation, reward, terminated, truncated, info)"),
         ("none", "a reward must be a finite number, got None"),
         ("text", "a reward must be a finite number, got '1.0'"),

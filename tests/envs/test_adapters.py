@@ -1,17 +1,29 @@
 """Environments from elsewhere: HTTP and OpenEnv servers, TextArena."""
 
+import asyncio
 import json
 import random
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from agentrl.config import load_config
 from agentrl.envs.adapters.remote import RemoteEnv
 from agentrl.envs.adapters.textarena import TextArenaEnv
-from agentrl.envs.errors import DataError
+from agentrl.envs.errors import DataError, NoRoomError
+from agentrl.model import build_tokenizer
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.env_spec import EnvSpec
+from agentrl.rollout.play import Rollout
+from agentrl.rollout.room import Room
+from agentrl.rollout.workers import EnvPool
+from agentrl.types import Task
+
+REMOTE = "agentrl.envs.adapters.remote:RemoteEnv"
 
 
 class GuessServer(BaseHTTPRequestHandler):
@@ -26,7 +38,12 @@ class GuessServer(BaseHTTPRequestHandler):
         answer: Any = {"/reset": self.reset, "/step": self.step}[self.path](body)
         status, text = 200, json.dumps(answer)
         if self.fault:
-            status, text = {"500": (500, "on fire"), "html": (200, "<html>"), "list": (200, "[1]")}[self.fault]
+            status, text = {
+                "500": (500, "on fire"),
+                "503": (503, "no room"),
+                "html": (200, "<html>"),
+                "list": (200, "[1]"),
+            }[self.fault]
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
@@ -145,6 +162,77 @@ def test_openenv_session_is_played_over_a_websocket() -> None:
         with pytest.raises(ConnectionError, match="no guess"):
             wrong.step("0")
         server.shutdown()
+
+
+class FullServer:
+    """OpenEnv's sessions with room for so many, refused as its own server refuses; a slow goodbye."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.active, self.most = capacity, 0, 0
+
+    def __call__(self, socket: Any) -> None:
+        if self.active >= self.capacity:
+            told = {"message": "Server at capacity", "code": "CAPACITY_REACHED", "max_sessions": self.capacity}
+            socket.send(json.dumps({"type": "error", "data": told}))
+            return
+        self.active += 1
+        self.most = max(self.most, self.active)
+        try:
+            for raw in socket:
+                message = json.loads(raw)
+                if message["type"] == "close":
+                    time.sleep(0.02)
+                    return
+                done = message["type"] == "step"
+                data = {"observation": "Say yes.", "reward": float(done), "done": done}
+                socket.send(json.dumps({"type": "observation", "data": data}))
+        finally:
+            self.active -= 1
+
+
+@pytest.mark.parametrize("capacity", [1, 5])
+def test_a_server_with_little_room_is_waited_for_and_every_episode_is_played(capacity: int) -> None:
+    server_module = pytest.importorskip("websockets.sync.server", reason="pip install 'agentrl[openenv]'")
+    sessions = FullServer(capacity)
+    with server_module.serve(sessions, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        spec = EnvSpec(REMOTE, "train", {"url": f"ws://127.0.0.1:{server.socket.getsockname()[1]}"})
+        tokenizer = build_tokenizer(())
+        chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+        limits = load_config(None, ["--rollout.max_turns", "2"]).rollout
+        pools = [EnvPool(spec) for _ in range(2)]
+        rollouts = [Rollout(None, chat, p, limits, seed=0, policy=lambda info, random: ("yes", True)) for p in pools]
+        for batch in range(2):
+            for rollout in rollouts:  # the idle sessions of one pool leave their places to the other
+                tasks = [Task(REMOTE, "train", i, None, 4 * batch + i) for i in range(4)]
+                groups = rollout.play(tasks, group_size=5)
+                assert sum(len(group.trajectories) for group in groups) == 20
+                assert not rollout.failures
+                assert sessions.active == 0
+        for pool in pools:
+            pool.close()
+        server.shutdown()
+    assert sessions.most == capacity
+
+
+def test_a_refusal_for_want_of_room_is_told_apart_over_http(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GuessServer, "fault", "503")
+    with pytest.raises(NoRoomError, match="answered 503: no room"):
+        RemoteEnv(url).reset(seed=0)
+
+
+def test_a_server_whose_places_stay_taken_fails_the_episode_with_the_remedy() -> None:
+    async def ask() -> bool:
+        room = Room("remote", patience_s=0.1)
+        room.open()
+        tries = 0
+        while True:
+            await room.enter()
+            tries += 1
+            if not await room.refuse(tries):
+                return room.is_scarce
+
+    assert asyncio.run(ask())
 
 
 def shy(observation: str) -> str:
