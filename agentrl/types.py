@@ -165,6 +165,8 @@ class StepSignal:
     """Effective sample size of the ratios over the number of trained tokens, 0..1."""
     m2: float = 0.0
     """Mean squared log-ratio."""
+    sequence_ess: float = 1.0
+    """Effective sample size of the rows' weights (product of a row's ratios) over the number of rows, 0..1."""
 
 
 @dataclass(frozen=True)
