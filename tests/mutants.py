@@ -30,7 +30,9 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "agentrl/learner/gate.py": ["tests/agentrl/test_gate.py"],
-    "agentrl/learner/loss.py": ["tests/agentrl/test_loss.py"],
+    "agentrl/learner/rate.py": ["tests/agentrl/test_rate.py"],
+    "agentrl/learner/masks.py": ["tests/agentrl/test_masks.py"],
+    "agentrl/learner/loss.py": ["tests/agentrl/test_loss.py", "tests/agentrl/test_masks.py"],
     "agentrl/learner/advantage.py": ["tests/agentrl/test_advantage.py"],
     "agentrl/learner/lm_head.py": ["tests/agentrl/test_lm_head.py"],
 }

@@ -277,6 +277,8 @@ class FiniteGuard:
             self.in_a_row = 0
             return self.gate.judge(signal)
         self.in_a_row += 1
+        if isinstance(self.gate, KlRateGate):
+            self.gate.discarded()
         if self.in_a_row >= MAX_NON_FINITE:
             raise RunError(
                 f"{MAX_NON_FINITE} gradients in a row were not finite (loss {signal.loss}, head energy "

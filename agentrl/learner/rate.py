@@ -31,14 +31,13 @@ class KlRateGate:
 
     def __init__(self, config: KlRateConfig, *, stop: float | None = None) -> None:
         self.config, self.stop = config, config.target if stop is None else stop
-        self.factor = 1.0
-        self.last_kl: float | None = None
+        self.factor = self.next_factor = 1.0
 
     def judge(self, signal: StepSignal) -> Verdict:
         """Settle the rate where a new batch begins, then compare the KL with the limit."""
-        if signal.reuse_index == 1 and self.last_kl is not None:
-            self.factor = self._next_factor(self.last_kl)
-        self.last_kl = signal.kl
+        if signal.reuse_index == 1:
+            self.factor = self.next_factor
+        self.next_factor = self._after(signal.kl)
         # What is not a number, as of ratios that overflow, is within no limit.
         fired = signal.reuse_index > 1 and not signal.kl <= self.stop
         return Verdict(
@@ -46,15 +45,20 @@ class KlRateGate:
             rate_factor=self.factor,
         )  # fmt: skip
 
+    def discarded(self) -> None:
+        """The guard kept a gradient away that is not finite: as far beyond the target as can be."""
+        self.next_factor = self._after(math.inf)
+
     def state_dict(self) -> dict[str, Any]:
-        """Factor on the rate, and the KL that will move it."""
-        return {"factor": self.factor, "last_kl": self.last_kl}
+        """Factor on the rate of this batch, and of the next as its last gradient has it so far."""
+        return {"factor": self.factor, "next_factor": self.next_factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore both."""
-        self.factor, self.last_kl = state["factor"], state["last_kl"]
+        self.factor, self.next_factor = state["factor"], state["next_factor"]
 
-    def _next_factor(self, kl: float) -> float:
+    def _after(self, kl: float) -> float:
+        """Factor that a batch calls for whose last gradient is at this KL."""
         if not kl <= self.config.target:
             return self.factor / self.DOWN
         if kl < self.config.target / 4:

@@ -46,7 +46,7 @@ def test_kl_rate_discards_and_stops_strictly_above_its_target_and_never_at_k_1()
 )
 def test_kl_rate_after_a_batch_moves_by_the_kl_of_its_last_gradient(last_kl: float, factor: float) -> None:
     gate = KlRateGate(KlRateConfig())
-    gate.factor = 0.5
+    gate.load_state_dict({"factor": 1.0, "next_factor": 0.5})
     batch = feed(gate, [0.0, 0.004, last_kl])
     assert [verdict.rate_factor for verdict in batch] == [0.5, 0.5, 0.5]  # within a batch the rate stands
     assert feed(gate, [0.0])[0].rate_factor == pytest.approx(factor)
@@ -85,6 +85,17 @@ def test_kl_rate_with_a_stop_out_of_reach_controls_the_rate_alone() -> None:
     assert feed(gate, [0.0])[0].rate_factor == pytest.approx(1 / 1.3)
 
 
+def test_kl_rate_after_a_gradient_that_is_not_finite_falls() -> None:
+    gate = make_gate(GateConfig(kind="kl_rate"))
+    assert gate.judge(StepSignal(1, 1.0)).apply
+    assert gate.judge(StepSignal(2, math.inf)).reason == "non_finite"
+    assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1 / 1.3)
+    # at k = 1 nothing was applied, so the factor of the failed batch is the one that falls
+    assert gate.judge(StepSignal(2, 1.0, kl=0.005)).apply
+    assert gate.judge(StepSignal(1, math.nan)).reason == "non_finite"
+    assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1.3**-2)
+
+
 @pytest.mark.parametrize(("ess", "factor"), [(1.0, 1.0), (0.25, 0.5), (0.81, 0.9), (1.0000001, 1.0), (math.nan, 0.0)])
 def test_ess_rate_is_the_root_of_the_effective_share_of_sequences(ess: float, factor: float) -> None:
     verdict = make_gate(GateConfig(kind="ess_rate")).judge(StepSignal(2, 1.0, sequence_ess=ess))
@@ -106,7 +117,7 @@ def test_the_learner_under_ess_rate_steps_at_the_root_of_its_own_ess() -> None:
 def test_kl_rate_restored_between_batches_remembers_the_kl_that_moves_it() -> None:
     gate, again = KlRateGate(KlRateConfig()), KlRateGate(KlRateConfig())
     feed(gate, [0.0, 0.02])
-    assert gate.state_dict() == {"factor": 1.0, "last_kl": 0.02}
+    assert gate.state_dict() == {"factor": 1.0, "next_factor": pytest.approx(1 / 1.3)}
     again.load_state_dict(json.loads(json.dumps(gate.state_dict())))
     assert again.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1 / 1.3)
 
@@ -128,7 +139,7 @@ def test_a_smaller_factor_makes_a_proportionally_smaller_step() -> None:
     class Scripted(KlRateGate):
         def __init__(self, factor: float) -> None:
             super().__init__(KlRateConfig())
-            self.factor = factor
+            self.next_factor = factor
 
     def step(factor: float) -> np.ndarray:
         config = toy_config(learner={"lr": 1e-2, "max_reuse": 1, "weight_decay": 0.0})
