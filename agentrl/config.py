@@ -217,16 +217,21 @@ class AdvantageConfig(Section):
 class LossConfig(Section):
     """Per-token policy loss."""
 
-    kind: Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po"] = "clip"
+    kind: Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"] = "clip"
     """Which loss (see agentrl/learner/loss.py)."""
     clip_low: float = Field(0.2, gt=0)
-    """Ratio clip below 1."""
+    """Ratio clip below 1; dppo: how far a token's probability may fall before it is left out."""
     clip_high: float = Field(0.2, gt=0)
-    """Ratio clip above 1 (0.28 is DAPO's clip-higher)."""
+    """Ratio clip above 1 (0.28 is DAPO's clip-higher); dppo: how far a probability may rise."""
     dual_clip: float = Field(3.0, gt=1)
     """dual_clip: bound on the ratio where the advantage is negative."""
     m2_threshold: float = Field(0.04, gt=0)
     """m2po: largest mean squared log-ratio of the tokens kept."""
+    sequence_mask: Literal["off", "max", "mean"] = "off"
+    """Trust-region masking: leaves out whole rows in which one token (`max`) or the mean token drifted too far from the
+    policy that sampled them; goes with every loss."""
+    sequence_limit: float = Field(0.05, gt=0)
+    """sequence_mask: largest KL estimate of a kept row, of its worst token (log-ratio squared / 2) or mean (k3)."""
     normalization: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """`token_mean`: over all trained tokens; `sequence_mean`: mean of per-row means; `constant`: Dr.GRPO, sum over
     rows divided by the number of rows times `rollout.max_context_tokens`."""
@@ -247,10 +252,6 @@ class KlRateConfig(Section):
 
     target: float = Field(0.01, gt=0)
     """Mean k3 KL per token that the last gradient of a batch should not exceed."""
-    down: float = Field(1.3, gt=1)
-    """The rate is divided by it after a batch whose last KL is above the target."""
-    up: float = Field(1.1, ge=1)
-    """The rate is multiplied by it after a batch whose last KL is below a quarter of the target; 1 never rises."""
     most: float = Field(1.0, gt=0)
     """Largest factor on the scheduled rate; 1 never exceeds the given rate."""
 
@@ -259,7 +260,19 @@ class GateConfig(Section):
     """Decides after each backward whether the gradient is applied and whether the batch is used again."""
 
     kind: Literal[
-        "dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip", "kl_rate"
+        "dgg",
+        "none",
+        "fixed",
+        "random",
+        "kl",
+        "ess",
+        "clip_fraction",
+        "m2",
+        "total_norm_z",
+        "zclip",
+        "kl_rate",
+        "ess_rate",
+        "norm_skip",
     ] = "dgg"
     """Which gate (see agentrl/learner/gate.py)."""
     tau: float = 0.1
@@ -272,8 +285,8 @@ class GateConfig(Section):
     """dgg, total_norm_z: 1 sample, 0 population standard deviation."""
     predecessor: Literal["observed", "accepted"] = "observed"
     """Which energy precedes an increment after a discard: the last computed one or the last applied one."""
-    window_scope: Literal["all", "reuse"] = "all"
-    """Whether increments at k = 1 enter the window."""
+    window_scope: Literal["all", "reuse", "per_k"] = "all"
+    """What enters the window: all increments, none at k = 1, or those of the same k only (a window for every k)."""
     until_full: Literal["reuse", "single"] = "reuse"
     """Before the window is full: reuse freely (the paper) or use every batch once."""
     energy: Literal["head", "tied"] = "head"
@@ -281,7 +294,8 @@ class GateConfig(Section):
     action: Literal["discard_stop", "apply_stop", "discard_continue"] = "discard_stop"
     """What a surge triggers; the latter two are ablations."""
     threshold: float | None = None
-    """kl, ess, clip_fraction, m2, zclip, kl_rate: the limit; None uses the method's own."""
+    """kl, ess, clip_fraction, m2, zclip, kl_rate, norm_skip: the limit; None uses the method's own (norm_skip has
+    none)."""
     stop_prob: float = Field(0.2, ge=0, le=1)
     """random: probability of stopping at each reuse step."""
     k: int = Field(1, ge=1)

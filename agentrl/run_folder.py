@@ -22,6 +22,24 @@ def read_metrics(folder: Path) -> list[Metrics]:
     return records
 
 
+def read_last_record(folder: Path) -> Metrics | None:
+    """The newest record of a run, without reading the others; None where there is none or a crash cut it off."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        place, tail = file.seek(0, 2), b""
+        while place and b"\n" not in tail.rstrip(b"\n"):
+            step = min(place, 65536)
+            place = file.seek(place - step)
+            tail = file.read(step) + tail
+    lines = tail.splitlines()
+    try:
+        return dict(json.loads(lines[-1])) if lines else None
+    except ValueError:
+        return None
+
+
 def read_run_config(folder: Path) -> dict[str, Any]:
     """The resolved config of a run folder, as nested dictionaries."""
     with _reading_config(folder):

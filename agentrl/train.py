@@ -6,8 +6,8 @@ The only file that knows every room.
 import argparse
 import sys
 import time
-from collections import Counter
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial

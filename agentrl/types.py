@@ -162,13 +162,15 @@ class StepSignal:
     loss: float = 0.0
     """Value of the objective."""
     kl: float = 0.0
-    """Mean k3 estimate of KL(rollout policy || current policy) over trained tokens."""
+    """Mean k3 estimate of KL(policy at the first pass over the batch || current) over trained tokens; 0 at k = 1."""
     clip_fraction: float = 0.0
     """Share of trained tokens whose ratio is outside the clip range on the active side."""
     ess: float = 1.0
     """Effective sample size of the ratios over the number of trained tokens, 0..1."""
     m2: float = 0.0
     """Mean squared log-ratio."""
+    sequence_ess: float = 1.0
+    """Effective sample size of the rows' weights (product of a row's ratios) over the number of rows, 0..1."""
 
 
 @dataclass(frozen=True)

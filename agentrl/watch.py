@@ -21,7 +21,7 @@ from agentrl.cli import main_guard, parse_command_line
 from agentrl.errors import UserError
 from agentrl.report.page import assemble, render_parts, render_run
 from agentrl.report.sections import describe_policy
-from agentrl.report.view import RunView, load_runs, newest_episodes
+from agentrl.report.view import RunView, load_runs, newest_episodes, rate_factors
 from agentrl.run_folder import episode_files
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -144,6 +144,9 @@ def terminal_view(run: RunView) -> RenderableType:
         verdicts = "".join("x" if batch["learner/gate_closed"] else "." for batch in batches[-48:])
         table.add_row("training success", sparkline([batch["rollout/success"] for batch in batches]))
         table.add_row("gate closed", verdicts)
+        factors = rate_factors(run)[1]
+        if factors:
+            table.add_row("learning rate", f"{sparkline(factors[-48:])} {factors[-1]:.3g} of the given one")
         table.add_row("rollouts", f"{last['cost/episodes']:,}")
         table.add_row("gradients", f"{last['cost/optimizer_steps']:,} used, {last['cost/discarded_steps']:,} discarded")
         table.add_row("last batch", f"{last['time/rollout_s']:.1f} s rollouts, {last['time/update_s']:.1f} s updates")

@@ -30,7 +30,9 @@ from rich.progress import track
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
     "agentrl/learner/gate.py": ["tests/agentrl/test_gate.py"],
-    "agentrl/learner/loss.py": ["tests/agentrl/test_loss.py"],
+    "agentrl/learner/rate.py": ["tests/agentrl/test_rate.py"],
+    "agentrl/learner/masks.py": ["tests/agentrl/test_masks.py"],
+    "agentrl/learner/loss.py": ["tests/agentrl/test_loss.py", "tests/agentrl/test_masks.py"],
     "agentrl/learner/advantage.py": ["tests/agentrl/test_advantage.py"],
     "agentrl/learner/lm_head.py": ["tests/agentrl/test_lm_head.py"],
 }
@@ -44,6 +46,10 @@ EXPLAINED: dict[str, list[tuple[str, str, str]]] = {
     "agentrl/learner/gate.py": [
         ("z_score > self.threshold else norm", "z_score >= self.threshold else norm", _AT_THE_LIMIT),
         ("z_score > self.threshold else 1.0", "z_score >= self.threshold else 1.0", _AT_THE_LIMIT),
+    ],
+    "agentrl/learner/masks.py": [
+        ("max()) + 1", "max()) + 2", "the further row has no token"),
+        ("else 0", "else 1", "no token looks at the only row"),
     ],
     "agentrl/learner/loss.py": [
         ("advantages < 0", "advantages <= 0", "at A = 0 both losses are 0, and so are their gradients"),

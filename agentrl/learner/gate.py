@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from agentrl.config import GateConfig
-from agentrl.errors import RunError
-from agentrl.learner.rate import KlRateGate
+from agentrl.errors import RunError, UserError
+from agentrl.learner.rate import EssRateGate, KlRateGate
 from agentrl.types import StepSignal, Verdict
 
 MAX_NON_FINITE = 3
@@ -47,8 +47,16 @@ class ZScoreGate:
     """
 
     def __init__(self, config: GateConfig, *, signal_name: str = "head_energy") -> None:
+        if config.until_full == "single" and config.window_scope != "all":
+            raise UserError(
+                'gate.until_full = "single" never fills a window that only increments of reuse enter '
+                f'(gate.window_scope = "{config.window_scope}"), so nothing would ever be reused. Use '
+                'gate.until_full = "reuse", or gate.window_scope = "all".'
+            )
         self.config, self.signal_name = config, signal_name
         self.window: deque[float] = deque(maxlen=config.window)
+        self.windows: dict[int, deque[float]] = {}
+        """By k, where each has its own."""
         self.previous: float | None = None
 
     def judge(self, signal: StepSignal) -> Verdict:
@@ -59,8 +67,9 @@ class ZScoreGate:
         surge = False
         if increment is not None:
             statistics["increment"] = increment
-            if len(self.window) == self.window.maxlen:
-                mean, std = self._window_statistics()
+            window = self._window(signal.reuse_index)
+            if len(window) == window.maxlen:
+                mean, std = self._window_statistics(window)
                 z_score = (increment - mean) / (std + self.config.epsilon) if std + self.config.epsilon else math.inf
                 statistics |= {"z_score": z_score, "window_mean": mean, "window_std": std}
                 surge = signal.reuse_index > 1 and z_score > self.config.tau
@@ -68,24 +77,34 @@ class ZScoreGate:
         if verdict.apply or self.config.predecessor == "observed":
             self.previous = energy
         if verdict.apply and increment is not None and (self.config.window_scope == "all" or signal.reuse_index > 1):
-            self.window.append(increment)
+            self._window(signal.reuse_index).append(increment)
         return verdict
 
     def state_dict(self) -> dict[str, Any]:
-        """Window and last energy."""
-        return {"window": list(self.window), "previous": self.previous}
+        """Window (or windows by k) and last energy."""
+        state: dict[str, Any] = {"window": list(self.window), "previous": self.previous}
+        if self.config.window_scope == "per_k":
+            state["windows"] = {str(k): list(window) for k, window in self.windows.items()}
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore window and last energy."""
         self.window = deque(state["window"], maxlen=self.config.window)
+        self.windows = {int(k): deque(w, maxlen=self.config.window) for k, w in state.get("windows", {}).items()}
         self.previous = state["previous"]
+
+    def _window(self, reuse_index: int) -> deque[float]:
+        """The increments with which one at this k is compared."""
+        if self.config.window_scope != "per_k":
+            return self.window
+        return self.windows.setdefault(reuse_index, deque(maxlen=self.config.window))
 
     def _energy(self, signal: StepSignal) -> float:
         return signal.head_energy if self.signal_name == "head_energy" else signal.grad_norm**2
 
-    def _window_statistics(self) -> tuple[float, float]:
-        values = np.array(self.window, dtype=np.float64)
-        return fmean(self.window), float(values.std(ddof=self.config.ddof))
+    def _window_statistics(self, window: deque[float]) -> tuple[float, float]:
+        values = np.array(window, dtype=np.float64)
+        return fmean(window), float(values.std(ddof=self.config.ddof))
 
     def _verdict(self, surge: bool, statistics: dict[str, float]) -> Verdict:
         if not surge:
@@ -210,6 +229,38 @@ class ZClipGate:
         self.seen, self.mean, self.variance = list(state["seen"]), state["mean"], state["variance"]
 
 
+class NormSkipGate:
+    """Skips every gradient whose total norm is above a fixed limit, at any k.
+
+    The batch ends with it: the same weights on the same batch would give the same gradient again. The plain rule that
+    stands beside clipping in training frameworks (`grad_ignore_norm_` of PPO x Family, `skip_grad` of 4M), without
+    statistics of any kind.
+
+    Raises:
+        UserError: no limit; what is a large norm depends on model and loss, so there is no value of its own.
+    """
+
+    def __init__(self, threshold: float | None) -> None:
+        if threshold is None:
+            raise UserError(
+                'gate.kind = "norm_skip" needs gate.threshold, the gradient norm above which a step is skipped; it has '
+                "no default. Look at learner/grad_norm of an earlier run."
+            )
+        self.threshold = threshold
+
+    def judge(self, signal: StepSignal) -> Verdict:
+        """Compare the norm before clipping."""
+        fired = signal.grad_norm > self.threshold
+        return Verdict(not fired, fired, reason="norm" if fired else "", statistics={"norm": signal.grad_norm})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing to save."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
 class FiniteGuard:
     """Wraps every gate: a non-finite energy or norm is discarded at any k and never reaches the gate inside.
 
@@ -226,6 +277,8 @@ class FiniteGuard:
             self.in_a_row = 0
             return self.gate.judge(signal)
         self.in_a_row += 1
+        if isinstance(self.gate, KlRateGate):
+            self.gate.discarded()
         if self.in_a_row >= MAX_NON_FINITE:
             raise RunError(
                 f"{MAX_NON_FINITE} gradients in a row were not finite (loss {signal.loss}, head energy "
@@ -257,6 +310,10 @@ def make_gate(config: GateConfig, *, seed: int = 0) -> Gate:
         gate = ZClipGate(config.threshold)
     elif kind == "kl_rate":
         gate = KlRateGate(config.kl_rate, stop=config.threshold)
+    elif kind == "ess_rate":
+        gate = EssRateGate()
+    elif kind == "norm_skip":
+        gate = NormSkipGate(config.threshold)
     elif kind in ThresholdGate.LIMITS:
         gate = ThresholdGate(kind, config.threshold)
     else:

@@ -20,7 +20,10 @@ from agentrl.learner.loss import (
     policy_loss,
     ratio_metrics,
     ratio_sums,
+    sequence_ess,
+    sequence_sums,
 )
+from agentrl.learner.masks import token_mask
 from agentrl.learner.policy import Policy
 from agentrl.processes import ALONE, Processes, sharded_like, whole
 from agentrl.types import Group, Metrics, StepSignal, Verdict
@@ -212,17 +215,20 @@ class Learner:
     def _backward(self, parts: list[MicroBatch], k: int) -> tuple[Metrics, StepSignal]:
         """Accumulate the gradient of the whole batch; monitors and signal before clipping."""
         config = self.config.loss
-        total, factor = (torch.zeros((), dtype=torch.float64) for _ in range(2))
-        sums = torch.zeros(8, dtype=torch.float64)
+        total, factor, left_out = (torch.zeros((), dtype=torch.float64) for _ in range(3))
+        sums, sequences = torch.zeros(8, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         with self.policy.working():
             keep = self._m2po_keep(parts) if config.kind == "m2po" and k > 1 else None
+            masks = config.kind in ("m2po", "dppo") or config.sequence_mask != "off"
             for i, part in enumerate(parts):
                 logprobs = self.policy.logprobs(part)
                 if part.old_logprobs is None:
                     part.old_logprobs = logprobs.detach()
                 losses = self._token_losses(part, logprobs)
-                if keep is not None:
-                    losses = losses * keep[i]
+                kept = self._kept(part, logprobs, None if keep is None else keep[i])
+                if kept is not None:
+                    losses = losses * kept
+                    left_out += (~kept).sum().cpu()
                 objective = (losses * part.weights).sum()
                 if self.config.tracking.head_bound:
                     logprobs.retain_grad()
@@ -238,14 +244,22 @@ class Learner:
                         low=config.clip_low, high=config.clip_high,
                     ),
                 )  # fmt: skip
+                sequences += sequence_sums(logprobs.detach(), part.old_logprobs, part.row_index)
             head_energy, norms = self.policy.reduce()
         largest, entropy = sums[-1:].clone(), _known(self.policy.head.entropy).cpu()
-        self.processes.sum_([total, entropy, sums])
+        self.processes.sum_([total, entropy, sums, sequences, left_out])
         largest = torch.cat([largest, factor[None]])
         self.processes.max_(largest)
         sums[-1] = largest[0]
-        ratios = ratio_metrics(sums) | ({"head_bound": float(largest[1])} if self.config.tracking.head_bound else {})
+        ratios = ratio_metrics(sums) | {"sequence_ess": sequence_ess(sequences)}
+        ratios |= {"masked": float(left_out / sums[0])} if masks else {}
+        ratios |= {"head_bound": float(largest[1])} if self.config.tracking.head_bound else {}
         return self._describe(k, float(total), head_energy, norms, ratios, float(entropy / sums[0]))
+
+    def _kept(self, part: MicroBatch, logprobs: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor | None:
+        """Tokens that count in the loss, [N]: those of M2PO's selection and of the masks; None where all do."""
+        mask = token_mask(self.config.loss, logprobs, part.rollout_logprobs, part.advantages, part.row_index)
+        return keep if mask is None else mask if keep is None else keep & mask
 
     def _token_losses(self, part: MicroBatch, logprobs: torch.Tensor) -> torch.Tensor:
         """Loss of every trained token, before its weight, [N]."""
@@ -267,6 +281,7 @@ class Learner:
         signal = StepSignal(
             k, norms["embedding"] ** 2 if whole_matrix else head_energy, grad_norm, loss,
             kl=ratios["kl"], clip_fraction=ratios["clip_fraction"], ess=ratios["ess"], m2=ratios["m2"],
+            sequence_ess=ratios["sequence_ess"],
         )  # fmt: skip
         metrics = {"loss": loss, "head_energy": head_energy, "grad_norm": grad_norm, **ratios, "entropy": entropy}
         metrics |= {f"grad_norm_{name}": norm for name, norm in norms.items()}

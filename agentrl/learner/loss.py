@@ -83,6 +83,15 @@ def m2po_loss(logprobs: Tensor, old: Tensor, advantages: Tensor) -> Tensor:
     return -(logprobs - old).exp() * advantages
 
 
+def dppo_loss(logprobs: Tensor, anchor: Tensor, advantages: Tensor) -> Tensor:
+    """-exp(logprobs - anchor) * A, without a clip: `masks.dppo_mask`, multiplied in from outside, is the trust region.
+
+    Source: Divergence PPO (arXiv 2602.04879). The anchor is the policy that sampled, not the one before the first
+    update.
+    """
+    return -(logprobs - anchor).exp() * advantages
+
+
 def m2po_mask(log_ratio: Tensor, advantages: Tensor, *, threshold: float) -> Tensor:
     """Which tokens M2PO keeps, [N] bool: drops the largest squared log-ratios until their mean is <= threshold.
 
@@ -136,7 +145,7 @@ def policy_loss(config: LossConfig) -> Callable[..., Tensor]:
     """The loss that a config names, as f(logprobs, old, behaviour, advantages, row_index) -> [N].
 
     With `tis_cap` the weight of `decoupled` is the same `mismatch_weights` that then multiply every loss, so that it is
-    left out here: cut or masked at the cap, and not squared.
+    left out here: cut or masked at the cap, and not squared. So with `dppo`, whose ratio then starts from `old`.
     """
 
     def loss(logprobs: Tensor, old: Tensor, behaviour: Tensor, advantages: Tensor, row_index: Tensor) -> Tensor:
@@ -149,6 +158,8 @@ def policy_loss(config: LossConfig) -> Callable[..., Tensor]:
             return cispo_loss(logprobs, old, advantages, high=high)
         if config.kind == "m2po":
             return m2po_loss(logprobs, old, advantages)
+        if config.kind == "dppo":
+            return dppo_loss(logprobs, old if config.tis_cap else behaviour, advantages)
         if config.kind == "decoupled" and not config.tis_cap:
             return decoupled_loss(logprobs, old, behaviour, advantages, low=low, high=high)
         return clip_loss(logprobs, old, advantages, low=low, high=high)
@@ -180,6 +191,29 @@ def ratio_sums(logprobs: Tensor, old: Tensor, advantages: Tensor, *, low: float,
             ratio.max(),
         ]
     ).cpu()
+
+
+@torch.no_grad()
+def sequence_sums(logprobs: Tensor, old: Tensor, row_index: Tensor) -> Tensor:
+    """Rows, sum of w and sum of w^2, [3] float64, w a row's product of ratios; they add up over parts and processes.
+
+    The log of a weight is held within -300 .. 300, so that no sum overflows.
+    """
+    if not len(logprobs):
+        return torch.zeros(3, dtype=torch.float64)
+    num_rows = int(row_index.max()) + 1
+    log_ratio = (logprobs - old).double()
+    tokens, total = (log_ratio.new_zeros(num_rows) for _ in range(2))
+    tokens.index_add_(0, row_index, torch.ones_like(log_ratio))
+    total.index_add_(0, row_index, log_ratio)
+    weights = total[tokens > 0].clamp(-300, 300).exp()
+    return torch.stack([weights.new_tensor(float(len(weights))), weights.sum(), weights.square().sum()]).cpu()
+
+
+def sequence_ess(sums: Tensor) -> float:
+    """(sum w)^2 / (n sum w^2) from added `sequence_sums`; 1 without any row."""
+    count, weights, squares = (float(x) for x in sums)
+    return weights * weights / (count * squares) if count else 1.0
 
 
 def ratio_metrics(sums: Tensor) -> dict[str, float]:

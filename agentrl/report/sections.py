@@ -6,7 +6,7 @@ from typing import Any
 
 from agentrl.analysis.speedup import degradation_onset
 from agentrl.report.charts import Chart, Series, draw, gate_timeline
-from agentrl.report.view import RunView, name_policy, success_interval
+from agentrl.report.view import RunView, name_policy, rate_factors, success_interval
 
 
 def headline(run: RunView) -> str:
@@ -51,6 +51,9 @@ def tiles(run: RunView) -> str:
         cells.append(("gradients", f"{used + thrown:,}", f"{thrown:,} discarded; {per_batch:.1f} a batch"))
         closed = sum(batch["learner/gate_closed"] for batch in batches)
         cells.append(("gate closed", f"{closed / len(batches):.0%}", f"{closed} of {len(batches)} batches"))
+        factors = rate_factors(run)[1]
+        if factors:
+            cells.append(("rate", f"{factors[-1]:.3g}", f"of {run.config['learner']['lr']:g}; set by the gate"))
         rollout = sum(batch["time/rollout_s"] for batch in batches)
         update = sum(batch["time/update_s"] for batch in batches)
         share = rollout / max(1e-9, rollout + update)
@@ -79,6 +82,12 @@ def run_charts(run: RunView) -> Iterable[Chart]:
         "Policy shift at the last use of a batch",
         [Series(name, *_of_updates(run, key, None), color=color) for name, key, color in shift],
     )
+    steps, factors = rate_factors(run)
+    if factors:
+        yield Chart("Learning rate", [Series("share that the gate leaves", steps, factors, color=6)])
+    if any("masked" in update for batch in run.batches for update in batch["updates"]):
+        masked = [Series(name, *_of_updates(run, "masked", k), color=c) for name, k, c in _FIRST_AND_LAST]
+        yield Chart("Tokens that a mask leaves out", masked, format="percent")
     changes = [batch for batch in run.batches if "weight_change/lm_head" in batch or "weight_change/mlp" in batch]
     if changes:
         steps = [batch["step"] for batch in changes]
@@ -102,6 +111,10 @@ def run_charts(run: RunView) -> Iterable[Chart]:
     yield Chart("Seconds per batch", [_batch_series(run, *series) for series in seconds])
 
 
+_FIRST_AND_LAST = (("first use", 1, 0), ("last use", None, 3))
+"""Name, k and color of a batch's ends."""
+
+
 def _success_chart(run: RunView, marks: list[tuple[float, str]]) -> Chart:
     evals = run.evals
     held_out = Series(
@@ -120,7 +133,7 @@ def _success_chart(run: RunView, marks: list[tuple[float, str]]) -> Chart:
 
 
 def gate(run: RunView) -> str:
-    """Timeline of verdicts, and the z-scores behind them."""
+    """Timeline of verdicts, and the numbers behind them."""
     verdicts = [[_verdict(batch["step"], update) for update in batch["updates"]] for batch in run.batches]
     if not any(verdicts):
         return '<p class="none">no gradient yet</p>'
@@ -130,20 +143,27 @@ def gate(run: RunView) -> str:
     keys = "".join(f'<span class="key"><i class="{kind}"></i>{name}</span>' for kind, name in names if kind in kinds)
     return (
         f"<p>Every column is a rollout batch, every square a gradient on it, the first use at the bottom. {keys}</p>"
-        f'<div class="scroll">{gate_timeline(verdicts, max_reuse)}</div>{_z_scores(run)}'
+        f'<div class="scroll">{gate_timeline(verdicts, max_reuse)}</div>{_decisions(run)}'
     )
 
 
-def _z_scores(run: RunView) -> str:
+def _decisions(run: RunView) -> str:
     settings = run.config["gate"]
-    if settings["kind"] not in ("dgg", "total_norm_z"):
+    if settings["kind"] in ("dgg", "total_norm_z"):
+        key, title, lines = "z_score", "z-score of every reuse step", {"tau": settings["tau"]}
+    elif settings["kind"] == "kl_rate":
+        target, stop = settings["kl_rate"]["target"], settings["threshold"]
+        # A limit out of reach, as of a controller that never stops, would flatten the chart.
+        apart = stop is not None and stop != target and stop <= 10 * target
+        key, title, lines = "kl", "KL of every reuse step", {"target": target} | ({"stop": stop} if apart else {})
+    else:
         return ""
-    tested = [(b["step"], u) for b in run.batches for u in b["updates"] if u["k"] > 1 and "z_score" in u]
+    tested = [(b["step"], u) for b in run.batches for u in b["updates"] if u["k"] > 1 and key in u]
     series = []
     for name, applied, color in (("applied", True, 2), ("discarded", False, 3)):
-        pairs = [(step, update["z_score"]) for step, update in tested if update["applied"] is applied]
+        pairs = [(step, update[key]) for step, update in tested if update["applied"] is applied]
         series.append(Series(name, *_unzip(pairs), color=color, style="points"))
-    chart = Chart("z-score of every reuse step", series, lines=[(settings["tau"], f"tau = {settings['tau']:g}")])
+    chart = Chart(title, series, lines=[(value, f"{name} = {value:g}") for name, value in lines.items()])
     return f'<div class="charts">{draw(chart)}</div>'
 
 

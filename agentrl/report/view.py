@@ -16,8 +16,11 @@ from agentrl.types import Metrics
 
 UNFINISHED = "\ufffd"
 """Stands for a token that is only a part of a character: every token can be seen and asked for its log-prob."""
-_IN_POLICY = {"gate.kind", "gate.tau", "gate.k", "gate.stop_prob", "learner.max_reuse"}
+_IN_POLICY = {"gate.kind", "gate.tau", "gate.k", "gate.stop_prob", "gate.kl_rate.target", "learner.max_reuse"}
 """Config keys that `name_policy` puts into words."""
+
+_RATE_GATES = ("kl_rate", "ess_rate")
+"""Gates that set the learning rate."""
 
 
 @dataclass
@@ -102,10 +105,27 @@ def name_policy(config: dict[str, Any]) -> str:
         "fixed": "fixed reuse",
         "dgg": "DGG",
         "total_norm_z": "Z-test on the whole gradient",
+        "zclip": "ZClip",
+        "kl_rate": "KL stop with a rate that follows the KL",
+        "ess_rate": "rate by effective sample size",
+        "norm_skip": "norm skip",
     }
     details = {"dgg": f", tau {gate['tau']:g}", "total_norm_z": f", tau {gate['tau']:g}"}
     details["random"] = f", p = {gate['stop_prob']:g}"
+    if gate["kind"] == "kl_rate":
+        details["kl_rate"] = f", target {gate['kl_rate']['target']:g}"
     return f"{names.get(gate['kind'], gate['kind'] + ' stop')}{details.get(gate['kind'], '')}, K = {uses}"
+
+
+def rate_factors(run: RunView) -> tuple[list[float], list[float]]:
+    """(batch, factor) that the gate set on the learning rate, at the last applied gradient of each batch.
+
+    Empty where no gate sets the rate, and for runs of versions that did not log it.
+    """
+    if run.config["gate"]["kind"] not in _RATE_GATES:
+        return [], []
+    applied = [(b["step"], [u["rate_factor"] for u in b["updates"] if "rate_factor" in u]) for b in run.batches]
+    return [step for step, factors in applied if factors], [factors[-1] for _, factors in applied if factors]
 
 
 def success_interval(record: Metrics, category: str = "all") -> tuple[float, float, float, int]:

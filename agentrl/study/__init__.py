@@ -1,1 +1,1 @@
-"""Arms x seeds on one machine: what does reuse cost and bring? `python -m agentrl.study CONFIG`."""
+"""Arms x seeds on any number of machines: what does reuse cost and bring? `python -m agentrl.study CONFIG`."""

@@ -1,4 +1,4 @@
-"""python -m agentrl.study CONFIG: arms x seeds on one machine, resumable, with tables from what was measured."""
+"""python -m agentrl.study CONFIG: arms x seeds on any number of machines, resumable, with tables of what came out."""
 
 import argparse
 import shlex
@@ -64,8 +64,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m agentrl.study",
         description="Run a study (arms x seeds), or print the tables of results that were measured before.",
-        epilog="Interrupt it at any time; the same command goes on where it stopped. Runs that the results file holds "
-        "count as done; --results names another file, for measuring anew.",
+        epilog="Interrupt it at any time; the same command goes on where it stopped. Give it on as many machines as "
+        "share the working directory: lock files see to it that each run is made once. Runs that the results file "
+        "holds count as done; --results names another file, for measuring anew.",
     )
     parser.add_argument("study", type=Path, nargs="+", metavar="STUDY.toml | RESULTS.json")
     parser.add_argument("--stage", action="append", help="only this stage (may be given more than once)")
@@ -110,7 +111,8 @@ def print_plan(study: Study) -> int:
             print(f"{stage}: waits for an earlier stage")
         for cell in cells.get(stage, []):
             changed = " ".join(f"{key}={value}" for key, value in cell.overrides)
-            print(f"{stage} {'done' if runner.is_done(cell) else 'open'} {cell.key} {changed}")
+            state = "done" if runner.is_done(cell) else "running" if runner.is_held(cell) else "open"
+            print(f"{stage} {state} {cell.key} {changed}")
     return 0
 
 

@@ -9,9 +9,9 @@ import itertools
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import numpy as np
 from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
 from agentrl.run_folder import read_metrics, read_versions
 from agentrl.study.plan import Cell, Study
-from agentrl.study.runner import is_done, read_cost
+from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 
 COLUMNS = (
     "step", "success", "episodes", "generated_tokens", "trained_tokens", "optimizer_steps", "discarded_steps",
@@ -56,7 +56,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
         "initial": file_hash(folder / "initial" / "model.safetensors"),
-        "machine": describe_machine()["processor"],
+        "machine": read_machine(folder) or describe_processor(),
         "command": " ".join(["python -m agentrl.train", *versions.get("command", [])[1:]]),
         "git_commit": versions.get("git_commit"),
     }
@@ -81,23 +81,23 @@ class Results:
         self.study, self.runs = study, runs
 
     @classmethod
-    def collect(
-        cls, study: Study, cells: dict[str, list[Cell]], measured: Mapping[str, Run] = MappingProxyType({})
-    ) -> "Results":
+    def collect(cls, study: Study, cells: dict[str, list[Cell]], measured: dict[str, Run] | None = None) -> "Results":
         """The runs of the cells of each stage.
 
         Args:
             study: what was asked for.
             cells: the runs of each stage.
-            measured: records by key of runs whose folders may be gone (`by_key` of an earlier results file).
+            measured: records by key of runs that were read before (`by_key` of a results file); their folders are not
+                looked at again and may be gone. Newly finished runs are added.
         """
+        measured = {} if measured is None else measured
         runs = []
         for stage, members in cells.items():
             for cell in members:
                 folder = Path(study.config.runs) / cell.key
-                if is_done(folder):
-                    runs.append(describe_run(cell, folder, stage))
-                elif cell.key in measured:
+                if cell.key not in measured and is_done(folder):
+                    measured[cell.key] = describe_run(cell, folder, stage)
+                if cell.key in measured:
                     runs.append({**measured[cell.key], "stage": stage})
         return cls(study.config.model_dump(), runs)
 
@@ -116,7 +116,7 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         head = {"command": command, "machine": describe_machine(), "columns": COLUMNS, "study": self.study}
         body = ",\n  ".join(json.dumps(run) for run in self.runs)
-        draft = path.with_suffix(".writing")
+        draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")  # other machines may write theirs meanwhile
         draft.write_text(json.dumps(head, indent=1)[:-2] + f',\n "runs": [\n  {body}\n ]\n}}\n')
         draft.replace(path)
 
@@ -210,9 +210,5 @@ def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> d
 
 
 def describe_machine() -> dict[str, Any]:
-    """Where it was measured."""
-    name = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        name = next((line.split(": ")[1] for line in info.read_text().splitlines() if "model name" in line), name)
-    return {"processor": name, "cores": os.cpu_count(), "system": platform.platform()}
+    """Where the tables are made."""
+    return {"processor": describe_processor(), "cores": os.cpu_count(), "system": platform.platform()}

@@ -4,6 +4,7 @@ import io
 import json
 import multiprocessing
 import os
+import platform
 import resource
 import runpy
 import shutil
@@ -19,15 +20,24 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from agentrl.run_folder import read_metrics
+from agentrl.run_folder import read_last_record
+from agentrl.study.locks import LOST, held, is_held
 from agentrl.study.plan import Cell, Study, as_words
 
 _POLL_S = 1.0
+_ELSEWHERE_S = 5.0
+"""Seconds between looks at runs of others."""
+_NOT_MINE = 76
+"""Exit code of a run's process that found the run taken, or ended, by somebody else."""
 
 
 @dataclass
 class Runner:
-    """Keeps `jobs` runs going until all cells are done, the budget is spent, or it is interrupted."""
+    """Keeps `jobs` runs going until all cells are done, the budget is spent, or it is interrupted.
+
+    Any number of these, on any number of machines that share the folder of runs, work through one study: each run has a
+    lock file (`agentrl.study.locks`), and what runs elsewhere is waited for.
+    """
 
     study: Study
     jobs: int = 1
@@ -55,28 +65,50 @@ class Runner:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["agentrl.train"])
         with _progress() as bars:
-            total = bars.add_task(title, total=len(cells), completed=len(cells) - len(waiting))
+            total = bars.add_task(title, total=len(cells))
             while running or (waiting and self.spent_s < self.budget_s):
-                while waiting and len(running) < self.jobs and self.spent_s < self.budget_s:
-                    cell = waiting.pop(0)
+                while len(running) < self.jobs and self.spent_s < self.budget_s:
+                    cell = self._next(waiting)
+                    if cell is None:
+                        break
                     process = context.Process(target=_run_cell, args=self._job(cell), daemon=False)
                     process.start()
                     running[process] = (cell, bars.add_task(cell.key, total=self._num_steps(cell)))
                 wait([process.sentinel for process in running], timeout=_POLL_S)
+                if not running:  # what is left runs elsewhere
+                    time.sleep(_ELSEWHERE_S)
                 for process, (cell, bar) in list(running.items()):
                     bars.update(bar, completed=_steps_done(self.folder(cell)))
                     if not process.is_alive():
                         process.join()
                         del running[process]
                         bars.remove_task(bar)
-                        bars.advance(total)
-                        self._finish(cell, bars)
-                        on_done()
+                        if process.exitcode in (_NOT_MINE, LOST):
+                            waiting.append(cell)
+                        else:
+                            self._finish(cell, bars)
+                            on_done()
+                bars.update(total, completed=len(cells) - len(waiting) - len(running))
+        on_done()  # also with what others ended meanwhile
         return all(self.is_done(cell) for cell in cells)
 
     def is_done(self, cell: Cell) -> bool:
         """Whether a run was measured, here or as the results file says."""
         return cell.key in self.measured or is_done(self.folder(cell))
+
+    def is_held(self, cell: Cell) -> bool:
+        """Whether somebody works on a run now, here or on another machine."""
+        return is_held(lock_path(self.folder(cell)))
+
+    def _next(self, waiting: list[Cell]) -> Cell | None:
+        """Take the first run that nobody works on; those that others ended leave the list too."""
+        for cell in list(waiting):
+            done = self.is_done(cell)
+            if done or not self.is_held(cell):
+                waiting.remove(cell)
+                if not done:
+                    return cell
+        return None
 
     def folder(self, cell: Cell) -> Path:
         """Run folder of a cell."""
@@ -85,10 +117,6 @@ class Runner:
     def _job(self, cell: Cell) -> tuple[list[str], str]:
         folder = self.folder(cell)
         words = [*as_words(dict(cell.overrides)), "--train.seed", str(cell.seed)]
-        if folder.exists() and not any((folder / "checkpoints").glob("step-*[1-9]*")):
-            shutil.rmtree(folder)  # nothing to continue from
-        if folder.exists():
-            return ["--resume", str(folder)], str(folder)
         return [str(self.study.base), "--run-dir", str(folder), *words], str(folder)
 
     def _finish(self, cell: Cell, bars: Progress) -> None:
@@ -96,8 +124,9 @@ class Runner:
         cost = read_cost(folder)
         self.spent_s += cost["cpu_s"]
         if is_done(folder):
-            last = read_metrics(folder)[-1]["eval/success"]
-            bars.console.print(f"{cell.key}: {last:.1%} at the end, {cost['cpu_s']:.0f} CPU-s", highlight=False)
+            last = read_last_record(folder) or {}
+            end = f"{last['eval/success']:.1%} at the end, {cost['cpu_s']:.0f} CPU-s"
+            bars.console.print(f"{cell.key}: {end}", highlight=False)
         else:
             self.failed.append(cell.key)
             lines = folder.with_suffix(".log").read_text(errors="replace").strip().splitlines()
@@ -109,10 +138,13 @@ class Runner:
 
 def is_done(folder: Path) -> bool:
     """Whether a run got to its last evaluation."""
-    if not (folder / "metrics.jsonl").is_file():
-        return False
-    records = read_metrics(folder)
-    return bool(records) and bool(records[-1].get("final"))
+    last = read_last_record(folder)
+    return last is not None and bool(last.get("final"))
+
+
+def lock_path(folder: Path) -> Path:
+    """The lock of whoever works on a run folder."""
+    return folder.with_suffix(".lock")
 
 
 def read_cost(folder: Path) -> dict[str, float]:
@@ -123,11 +155,40 @@ def read_cost(folder: Path) -> dict[str, float]:
     return {key: sum(cost[key] for cost in costs) for key in ("cpu_s", "wall_s")}
 
 
+def read_machine(folder: Path) -> str:
+    """The processor on which a run ended; empty where it is not on file."""
+    path = folder.with_suffix(".cost.jsonl")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return str(json.loads(lines[-1]).get("processor", "")) if lines else ""
+
+
+def describe_processor() -> str:
+    """Name of this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = (line.split(": ")[1] for line in lines if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
+
+
 def _run_cell(words: list[str], folder: str) -> None:
-    """Body of a run's process: `python -m agentrl.train WORDS` with its output beside the run folder."""
-    started = time.perf_counter()
+    """Body of a run's process: begins or continues the run, unless somebody else works on it or has ended it."""
     path = Path(folder)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with held(lock_path(path)) as mine:
+        if not mine or is_done(path):
+            sys.exit(_NOT_MINE)
+        _train(_continued(words, path), path)
+
+
+def _continued(words: list[str], folder: Path) -> list[str]:
+    """Command-line words that begin a run anew, or continue it where it has a checkpoint."""
+    if folder.exists() and not any((folder / "checkpoints").glob("step-*[1-9]*")):
+        shutil.rmtree(folder)  # nothing to continue from
+    return ["--resume", str(folder)] if folder.exists() else words
+
+
+def _train(words: list[str], path: Path) -> None:
+    """`python -m agentrl.train WORDS` in this process, with its output and its cost beside the run folder."""
+    started = time.perf_counter()
     with path.with_suffix(".log").open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -143,19 +204,15 @@ def _run_cell(words: list[str], folder: str) -> None:
             "cpu_s": sum(u.ru_utime + u.ru_stime for u in used),
             "wall_s": time.perf_counter() - started,
             "peak_mib": used[0].ru_maxrss / 1024,
+            "processor": describe_processor(),
         }
         with path.with_suffix(".cost.jsonl").open("a") as file:
             file.write(json.dumps(cost) + "\n")
 
 
 def _steps_done(folder: Path) -> int:
-    if not (folder / "metrics.jsonl").is_file():
-        return 0
-    return sum(line.startswith('{"step"') and '"kind": "train"' in line[:60] for line in _lines(folder))
-
-
-def _lines(folder: Path) -> list[str]:
-    return (folder / "metrics.jsonl").read_text(errors="replace").splitlines()
+    last = read_last_record(folder)
+    return 0 if last is None else int(last["step"])
 
 
 @contextmanager

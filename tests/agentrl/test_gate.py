@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrl.config import GateConfig
-from agentrl.errors import RunError
+from agentrl.errors import RunError, UserError
 from agentrl.learner.gate import (
     FiniteGuard,
     FixedGate,
@@ -78,6 +78,48 @@ def test_dgg_with_the_reuse_window_leaves_out_increments_at_k_1() -> None:
     assert list(gate.window) == [1.0, 1.0]
 
 
+def test_dgg_with_a_window_for_every_k_compares_increments_of_the_same_k() -> None:
+    gate = small(window_scope="per_k")
+    # energies 5 6 9 | 4 6 10 | 3: increments at k = 2 are 1 2 (mean 1.5, sample deviation sqrt(1/2)), at k = 3 they are
+    # 3 4 (mean 3.5), so both windows of two are full
+    calm = feed(gate, [5.0, 6.0, 9.0, 4.0, 6.0, 10.0, 3.0], [1, 2, 3, 1, 2, 3, 1])
+    assert all(verdict.apply for verdict in calm)
+    assert {k: list(window) for k, window in gate.windows.items() if window} == {2: [1.0, 2.0], 3: [3.0, 4.0]}
+    # 4.5: an increment of 1.5 at k = 2 is just the mean; 8: one of 3.5 at k = 3 too, far above what is usual at k = 2
+    at_two, at_three = gate.judge(StepSignal(2, 4.5)), gate.judge(StepSignal(3, 8.0))
+    assert [at_two.statistics[key] for key in ("window_mean", "z_score")] == [1.5, 0.0]
+    assert [at_three.statistics[key] for key in ("window_mean", "z_score")] == [3.5, 0.0]
+    # next batch: 2, then 5: an increment of 3 at k = 2, where 2 and 1.5 are in the window: z = 1.25 / 0.35355
+    assert gate.judge(StepSignal(1, 2.0)).apply
+    surge = gate.judge(StepSignal(2, 5.0))
+    assert (surge.apply, surge.stop, surge.reason) == (False, True, "surge")
+    assert surge.statistics["z_score"] == pytest.approx(1.25 / math.sqrt(0.125))
+
+
+def test_dgg_with_a_window_for_every_k_waits_for_each_of_them() -> None:
+    gate = small(window_scope="per_k")
+    feed(gate, [1.0, 2.0, 1.0, 2.0], [1, 2, 1, 2])
+    assert "z_score" not in gate.judge(StepSignal(3, 99.0)).statistics
+
+
+@pytest.mark.parametrize("scope", ["reuse", "per_k"])
+def test_dgg_that_could_never_fill_its_window_is_refused(scope: str) -> None:
+    with pytest.raises(UserError, match="nothing would ever be reused"):
+        make_gate(GateConfig(until_full="single", window_scope=scope))  # type: ignore[arg-type]
+
+
+def test_norm_skip_discards_strictly_above_its_limit_at_any_k() -> None:
+    gate = make_gate(GateConfig(kind="norm_skip", threshold=2.0))
+    verdicts = [gate.judge(StepSignal(k, 1.0, grad_norm=norm)) for k, norm in ((1, 2.0), (2, 2.1), (1, 9.0))]
+    assert [(v.apply, v.stop, v.reason) for v in verdicts] == [
+        (True, False, ""),
+        (False, True, "norm"),
+        (False, True, "norm"),
+    ]
+    with pytest.raises(UserError, match=r"needs gate\.threshold"):
+        make_gate(GateConfig(kind="norm_skip"))
+
+
 def test_dgg_with_single_use_until_full_stops_after_one_use_at_first() -> None:
     gate = small(until_full="single")
     assert [v.stop for v in feed(gate, [1.0, 2.0, 3.0, 4.0], [1, 1, 1, 1])] == [True, True, True, False]
@@ -118,13 +160,31 @@ def test_dgg_agrees_with_a_direct_reading_of_the_paper(steps: list[tuple[float, 
         previous = energy
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), min_size=1, max_size=60), st.integers(0, 59))
+@given(st.lists(st.tuples(st.floats(0.5, 10), st.integers(1, 4)), min_size=1, max_size=60), st.integers(0, 59))
 def test_every_gate_restored_from_its_state_goes_on_as_before(steps: list[tuple[float, int]], cut: int) -> None:
-    kinds = ["dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip", "kl_rate"]
-    for kind in kinds:
-        config = GateConfig(kind=kind, window=4)  # type: ignore[arg-type]
+    kinds = [
+        "dgg",
+        "none",
+        "fixed",
+        "random",
+        "kl",
+        "ess",
+        "clip_fraction",
+        "m2",
+        "total_norm_z",
+        "zclip",
+        "kl_rate",
+        "ess_rate",
+        "norm_skip",
+    ]
+    for kind, scope in [*((kind, "all") for kind in kinds), ("dgg", "reuse"), ("dgg", "per_k")]:
+        limit = 5.0 if kind == "norm_skip" else None
+        config = GateConfig(kind=kind, window=4, threshold=limit, window_scope=scope)  # type: ignore[arg-type]
         signals = [
-            StepSignal(k, g, grad_norm=g, kl=g / 100, ess=1 - g / 50, clip_fraction=g / 20, m2=g / 90) for g, k in steps
+            StepSignal(
+                k, g, grad_norm=g, kl=g / 100, ess=1 - g / 50, clip_fraction=g / 20, m2=g / 90, sequence_ess=1 / g
+            )
+            for g, k in steps
         ]
         whole, first = make_gate(config), make_gate(config)
         expected = [whole.judge(signal) for signal in signals]

@@ -155,7 +155,7 @@ def test_no_tokens_have_no_loss_and_sums_of_zero() -> None:
 
 
 @settings(deadline=None)
-@given(st.sampled_from(["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po"]), st.integers(1, 20))
+@given(st.sampled_from(["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"]), st.integers(1, 20))
 def test_every_loss_on_policy_has_the_policy_gradient(kind: str, n: int) -> None:
     g = torch.Generator().manual_seed(n)
     old = torch.randn(n, generator=g, dtype=torch.float64)

@@ -28,6 +28,7 @@ GO, STOP = (True, False, ""), (False, True, "kl")
 def test_kl_rate_discards_and_stops_strictly_above_its_target_and_never_at_k_1() -> None:
     gate = make_gate(GateConfig(kind="kl_rate"))
     assert outcomes(feed(gate, [0.5, 0.01, 0.0100001])) == [GO, GO, STOP]
+    assert gate.judge(StepSignal(1, 1.0, kl=0.25)).statistics == {"kl": 0.25}
     assert outcomes(feed(gate, [0.0, math.nan])) == [GO, STOP]
     assert outcomes(feed(gate, [0.0, math.inf])) == [GO, STOP]
 
@@ -46,7 +47,7 @@ def test_kl_rate_discards_and_stops_strictly_above_its_target_and_never_at_k_1()
 )
 def test_kl_rate_after_a_batch_moves_by_the_kl_of_its_last_gradient(last_kl: float, factor: float) -> None:
     gate = KlRateGate(KlRateConfig())
-    gate.factor = 0.5
+    gate.load_state_dict({"factor": 1.0, "next_factor": 0.5})
     batch = feed(gate, [0.0, 0.004, last_kl])
     assert [verdict.rate_factor for verdict in batch] == [0.5, 0.5, 0.5]  # within a batch the rate stands
     assert feed(gate, [0.0])[0].rate_factor == pytest.approx(factor)
@@ -63,17 +64,64 @@ def test_kl_rate_never_exceeds_the_given_rate_and_comes_down_from_any() -> None:
 
 
 def test_kl_rate_with_other_settings_stops_and_moves_by_them() -> None:
-    config = GateConfig(kind="kl_rate", threshold=0.5, kl_rate=KlRateConfig(target=0.1, down=2.0, up=1.5, most=4.0))
+    config = GateConfig(kind="kl_rate", threshold=0.5, kl_rate=KlRateConfig(target=0.1, most=1.2))
     gate = make_gate(config)
     assert outcomes(feed(gate, [0.0, 0.5, 0.51])) == [GO, GO, STOP]
-    factors = [feed(gate, [0.0, 0.01])[0].rate_factor for _ in range(7)]
-    assert factors == pytest.approx([0.5, 0.75, 1.125, 1.6875, 2.53125, 3.796875, 4.0])
+    factors = [feed(gate, [0.0, 0.024])[0].rate_factor for _ in range(6)]
+    assert factors == pytest.approx([0.7692308, 0.8461538, 0.9307692, 1.0238462, 1.1262308, 1.2])
+    assert feed(gate, [0.0])[0].rate_factor == 1.2
+
+
+def test_kl_rate_with_a_stop_at_zero_uses_every_batch_once_and_controls_the_rate() -> None:
+    gate = make_gate(GateConfig(kind="kl_rate", threshold=0.0))
+    for kl, factor in ((0.02, 1.0), (0.001, 1 / 1.3), (0.0, 1.1 / 1.3)):
+        verdicts = feed(gate, [0.0, kl])
+        assert [verdict.apply for verdict in verdicts] == [True, kl == 0.0]
+        assert verdicts[0].rate_factor == pytest.approx(factor)
+
+
+def test_kl_rate_with_a_stop_out_of_reach_controls_the_rate_alone() -> None:
+    gate = make_gate(GateConfig(kind="kl_rate", threshold=1e9))
+    assert outcomes(feed(gate, [0.0, 0.5, 40.0])) == [GO, GO, GO]
+    assert feed(gate, [0.0])[0].rate_factor == pytest.approx(1 / 1.3)
+
+
+def test_kl_rate_after_a_gradient_that_is_not_finite_falls() -> None:
+    gate = make_gate(GateConfig(kind="kl_rate"))
+    assert gate.judge(StepSignal(1, 1.0)).apply
+    assert gate.judge(StepSignal(2, math.inf)).reason == "non_finite"
+    assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1 / 1.3)
+    # at k = 1 nothing was applied, so the factor of the failed batch is the one that falls
+    assert gate.judge(StepSignal(2, 1.0, kl=0.005)).apply
+    assert gate.judge(StepSignal(1, math.nan)).reason == "non_finite"
+    assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1.3**-2)
+
+
+@pytest.mark.parametrize(("ess", "factor"), [(1.0, 1.0), (0.25, 0.5), (0.81, 0.9), (1.5, 1.0), (math.nan, 0.0)])
+def test_ess_rate_is_the_root_of_the_effective_share_of_sequences(ess: float, factor: float) -> None:
+    gate = make_gate(GateConfig(kind="ess_rate"))
+    verdict = gate.judge(StepSignal(2, 1.0, sequence_ess=ess))
+    assert (verdict.apply, verdict.stop) == (True, False)
+    assert verdict.rate_factor == pytest.approx(factor)
+    assert verdict.statistics.keys() == {"sequence_ess"}
+    assert gate.state_dict() == {"in_a_row": 0, "gate": {}}
+
+
+def test_the_learner_under_ess_rate_steps_at_the_root_of_its_own_ess() -> None:
+    config = toy_config(gate={"kind": "ess_rate"}, learner={"lr": 1e-3, "max_reuse": 3})
+    learner = make_learner(config)
+    update = learner.update(make_batch(random_rows(8)))
+    assert update.steps[0]["rate_factor"] == pytest.approx(1.0)
+    for step in update.steps[1:]:
+        assert 0 < step["sequence_ess"] < step["ess"] < 1
+        assert step["rate_factor"] == pytest.approx(math.sqrt(step["sequence_ess"]))
+    assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(1e-3 * update.steps[-1]["rate_factor"])
 
 
 def test_kl_rate_restored_between_batches_remembers_the_kl_that_moves_it() -> None:
     gate, again = KlRateGate(KlRateConfig()), KlRateGate(KlRateConfig())
     feed(gate, [0.0, 0.02])
-    assert gate.state_dict() == {"factor": 1.0, "last_kl": 0.02}
+    assert gate.state_dict() == {"factor": 1.0, "next_factor": pytest.approx(1 / 1.3)}
     again.load_state_dict(json.loads(json.dumps(gate.state_dict())))
     assert again.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1 / 1.3)
 
@@ -95,7 +143,7 @@ def test_a_smaller_factor_makes_a_proportionally_smaller_step() -> None:
     class Scripted(KlRateGate):
         def __init__(self, factor: float) -> None:
             super().__init__(KlRateConfig())
-            self.factor = factor
+            self.next_factor = factor
 
     def step(factor: float) -> np.ndarray:
         config = toy_config(learner={"lr": 1e-2, "max_reuse": 1, "weight_decay": 0.0})

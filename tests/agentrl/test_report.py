@@ -1,11 +1,13 @@
 """The report: what it says is what the run logged, model text stays text, and a browser shows it."""
 
+import io
 import json
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from agentrl.analysis.curves import wilson_interval
 from agentrl.analysis.sampling import ProblemSamples, bootstrap_interval, mean_at_k
@@ -14,8 +16,16 @@ from agentrl.errors import CheckpointError
 from agentrl.report.__main__ import main
 from agentrl.report.charts import Chart, Series, draw, format_value, gate_timeline
 from agentrl.report.page import as_data, render_page
-from agentrl.report.view import UNFINISHED, describe_differences, load_runs, pick_episodes, success_interval
+from agentrl.report.view import (
+    UNFINISHED,
+    describe_differences,
+    load_runs,
+    pick_episodes,
+    rate_factors,
+    success_interval,
+)
 from agentrl.run_folder import read_metrics
+from agentrl.watch import terminal_view
 from tests.agentrl.toy_runs import HOSTILE, add_hostile_episode, toy_run
 from tests.browser import open_browser
 
@@ -74,6 +84,34 @@ def test_report_when_tasks_were_played_several_times_then_page_shows_the_records
     tasks = records[0]["eval/counts"]["all"][1] // 2
     assert f"6.2 % to 93.8 %, {tasks} tasks" in page
     assert page.count('<rect class="range" x="12.5"') == len(records[0]["eval/counts"])
+
+
+def test_report_of_a_gate_that_sets_the_rate_when_written_then_rate_kl_and_masks_are_drawn(tmp_path: Path) -> None:
+    changes = {"gate__kind": "kl_rate", "gate__threshold": 0.02, "loss__sequence_mask": "max"}
+    view = load_runs([toy_run(tmp_path / "rate", **changes)])[0]
+    page = render_page([view], num_episodes=1)
+    for text in (
+        "Learning rate",
+        "Tokens that a mask leaves out",
+        "KL of every reuse step",
+        "target = 0.01",
+        "stop = 0.02",
+    ):
+        assert text in page
+    steps, factors = rate_factors(view)
+    assert len(factors) == len(steps) > 0
+    assert min(factors) < 1
+    assert f"<dt>rate</dt><dd>{factors[-1]:.3g}</dd>" in page
+    assert "KL stop with a rate that follows the KL, target 0.01, K = 4" in page
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal_view(view))
+    assert f"{factors[-1]:.3g} of the given one" in console.export_text()
+
+
+def test_rate_of_a_run_when_its_gate_sets_none_then_it_is_not_shown(run: Path) -> None:
+    view = load_runs([run])[0]
+    assert rate_factors(view) == ([], [])
+    assert "Learning rate" not in render_page([view], num_episodes=1)
 
 
 def test_report_when_model_writes_html_then_it_stays_text(run: Path) -> None:

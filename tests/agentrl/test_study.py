@@ -3,6 +3,8 @@
 import json
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,11 @@ import pytest
 from agentrl.cli import main_guard
 from agentrl.errors import ConfigError, UserError
 from agentrl.study.__main__ import main
+from agentrl.study.locks import acquire
 from agentrl.study.pictures import draw_study
 from agentrl.study.plan import as_words, load_study
 from agentrl.study.results import COLUMNS, Results, compare
+from agentrl.study.runner import Runner, lock_path
 from agentrl.study.tables import (
     BEGIN,
     END,
@@ -258,6 +262,64 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     ]  # fmt: skip
     assert main([str(path), "--plan", "--results", str(tmp_path / "anew.json")]) == 0
     assert " done " not in capsys.readouterr().out
+
+
+def finished_run(folder: Path, success: float) -> None:
+    """The files of a finished run of one batch, as a run leaves them."""
+    folder.mkdir(parents=True)
+    costs = dict.fromkeys([f"cost/{name}" for name in COLUMNS[2:7]], 4)
+    times = dict.fromkeys([f"time/{name}" for name in ("rollout_s", "rollout_cpu_s", "update_s", "update_cpu_s")], 0.5)
+    update = {"k": 1, "applied": True, "head_energy": 1.0}
+    batch = {"step": 1, "kind": "train", "rollout/success": success, "learner/gate_closed": False, "updates": [update]}
+    records = [{**batch, **costs, **times}, {"step": 1, "kind": "eval", "eval/success": success, "final": True}]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    cost = {"cpu_s": 2.0, "wall_s": 3.0, "processor": "a loom"}
+    folder.with_suffix(".cost.jsonl").write_text(json.dumps(cost) + "\n")
+
+
+def test_finished_runs_when_collected_again_then_their_folders_are_not_read_again(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path))
+    cells = study.cells("tune", lambda *_: None)
+    assert cells is not None
+    finished_run(tmp_path / "runs" / cells[0].key, 0.25)
+    measured: dict[str, dict[str, object]] = {}
+    (run,) = Results.collect(study, {"tune": cells}, measured).runs
+    assert (run["curve"][0][1], run["machine"], run["run_cost"]["cpu_s"]) == (0.25, "a loom", 2.0)
+    shutil.rmtree(tmp_path / "runs")
+    finished_run(tmp_path / "runs" / cells[1].key, 0.5)  # of another machine, say
+    found = Results.collect(study, {"tune": cells, "again": cells}, measured).runs
+    assert [(r["stage"], r["curve"][0][1]) for r in found] == [
+        ("tune", 0.25), ("tune", 0.5), ("again", 0.25), ("again", 0.5),
+    ]  # fmt: skip
+
+
+def test_runner_when_others_work_then_it_takes_what_is_free_and_leaves_what_they_ended(tmp_path: Path) -> None:
+    study = load_study(write_study(tmp_path, STUDY.replace("seeds = [9]", "seeds = [7, 8, 9]")))
+    cells = study.cells("tune", lambda *_: None)
+    assert cells is not None
+    runner, waiting = Runner(study), list(cells)
+    finished_run(runner.folder(cells[0]), 0.5)
+    assert acquire(lock_path(runner.folder(cells[1])))
+    assert runner._next(waiting) == cells[2]
+    assert waiting == [cells[1], *cells[3:]]
+    for cell in cells[3:]:
+        finished_run(runner.folder(cell), 0.5)
+    assert runner._next(waiting) is None
+    assert waiting == [cells[1]]
+
+
+@pytest.mark.slow
+def test_study_when_two_commands_work_on_it_then_every_run_is_made_once(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    command = [sys.executable, "-m", "agentrl.study", str(path), "--jobs", "2"]
+    with subprocess.Popen(command, cwd=ROOT) as first, subprocess.Popen(command, cwd=ROOT) as second:
+        assert [first.wait(), second.wait()] == [0, 0]
+    runs = json.loads((tmp_path / "results.json").read_text())["runs"]
+    assert len({run["key"] for run in runs}) == 8
+    assert all(len(file.read_text().splitlines()) == 1 for file in (tmp_path / "runs").glob("*.cost.jsonl"))
+    assert len(list((tmp_path / "runs").glob("*.cost.jsonl"))) == 8
+    assert not list((tmp_path / "runs").glob("*.lock*"))
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_command_when_another_reference_is_named_then_arms_are_measured_against_it(
