@@ -236,9 +236,8 @@ def _check_config(config: Any, path: str) -> None:
             f"model.path: the weights of {path!r} are quantized ({kind}), which cannot be trained. Take the model's "
             "unquantized release."
         )
-    if getattr(config, "is_encoder_decoder", False) or not getattr(config, "is_decoder", True):
-        # Encoders (BERT) load as causal LMs too, and look ahead.
-        raise UserError(f"model.path: {path!r} is no decoder (it is {config.model_type}). Take a causal LM.")
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"model.path: {path!r} is an encoder-decoder ({config.model_type}). Take a causal LM.")
 
 
 def _check_vocabulary(module: Any, tokenizer: Any, path: str) -> None:
