@@ -141,10 +141,11 @@ def _is_small(path: str) -> bool:
 
 
 def stop_token_ids(tokenizer: Any, module: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's end of sequence and those of the generation config."""
+    """Ids that end a turn: the tokenizer's end of sequence and those of both configs; `Chat` adds its template's."""
     ids = {tokenizer.eos_token_id}
-    configured = getattr(module.generation_config, "eos_token_id", None)
-    ids.update(configured if isinstance(configured, list) else [configured])
+    for config in (module.generation_config, module.config):
+        configured = getattr(config, "eos_token_id", None)
+        ids.update(configured if isinstance(configured, list) else [configured])
     return sorted(i for i in ids if i is not None)
 
 
