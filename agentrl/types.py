@@ -115,6 +115,8 @@ class Trajectory:
     """What failed, for `Status.FAILED`."""
     num_retries: int = 0
     """Infrastructure failures before this try."""
+    unasked_tokens: int = 0
+    """Tokens of a first prompt that left no room for an answer, so that the task was never asked; 0 where it was."""
 
     @property
     def reward(self) -> float:

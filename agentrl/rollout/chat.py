@@ -161,7 +161,8 @@ class Chat:
                 "model.path: nothing ends an answer: the tokenizer has no eos_token, and its chat template writes no "
                 "special token behind an answer. Set tokenizer.eos_token and save it."
             )
-        return next((i for i in written if i in self.stop_ids), (written or [eos, *sorted(self.stop_ids)])[0])
+        known = [i for i in written if i in self.stop_ids]
+        return [*known, *written, *([] if eos is None else [eos]), *sorted(self.stop_ids)][0]
 
     def _probe_template(self) -> None:
         first = [{"role": "user", "content": "x"}]
@@ -231,7 +232,7 @@ def _at_a_fixed_date(template: str) -> str:
 
 
 def _plain_backend(tokenizer: Any) -> Any:
-    """The Rust tokenizer where it alone gives transformers' ids: a saved one may also cut and pad, which is not meant."""
+    """The Rust tokenizer where it alone gives transformers' ids; a saved one may also cut and pad, unasked."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
