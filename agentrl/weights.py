@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-from agentrl.anatomy import backbone, head, is_tied
+from agentrl.anatomy import backbone, head, head_form, is_tied
 from agentrl.config import ModelConfig
 from agentrl.errors import MissingExtraError, UserError
 from agentrl.processes import whole
@@ -73,6 +73,7 @@ def shard(module: Any) -> None:
     the learner once an update.
     """
     body, layer, tied = backbone(module), head(module), is_tied(module)
+    head_form(module)  # measured while the module is whole; shards keep it
     blocks = getattr(body, "layers", None)
     if blocks is None:
         raise UserError(
