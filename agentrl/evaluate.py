@@ -114,6 +114,8 @@ class Evaluation:
             "eval/tasks": len({t.task.position for t in self.trajectories}),
             "eval/samples": self.samples,
             "eval/failed": len(self.trajectories) - len(played),
+            "eval/never_asked": sum(t.unasked_tokens > 0 for t in played),
+            "eval/longest_unasked": max((t.unasked_tokens for t in played), default=0),
             "eval/reward": _mean([t.reward for t in played]),
             "eval/turns": _mean([len(t.turns) for t in played]),
             **({"eval/score": _mean(scores)} if scores else {}),

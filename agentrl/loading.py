@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
+from agentrl.anatomy import head_form
 from agentrl.checkpoint import load_adapter
 from agentrl.config import Config
+from agentrl.learner.score import check_fidelity
 from agentrl.model import load_model
 from agentrl.processes import Processes
 from agentrl.rollout.env_calls import Offer
@@ -62,6 +64,10 @@ def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path 
     if config.learner.shard and processes.count > 1:
         # vLLM holds its own weights and asks for the shape alone.
         replica = without_weights(module) if config.rollout.engine == "vllm" else copy.deepcopy(module)
+    head_form(module)  # measured while the module is whole; wrapped ones keep it
+    if config.learner.shard and processes.count > 1:
+        limit = config.rollout.max_context_tokens
+        check_fidelity(module, pad_id=tokenizer.pad_token_id or 0, max_context_tokens=limit)
     add_lora(module, config.model, seed=config.train.seed)
     if checkpoint is not None and config.model.lora_rank:
         load_adapter(checkpoint, module)

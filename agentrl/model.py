@@ -1,6 +1,5 @@
 """Module and tokenizer of a policy: from a folder, a hub name, or a tiny shape with a tokenizer of its own."""
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -9,11 +8,10 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
-from transformers.utils import logging as transformers_logging
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from agentrl.config import Config, ModelConfig, TinyModelConfig
-from agentrl.errors import UserError
+from agentrl.pretrained import load_pretrained
 
 # A chat template that only ever appends: a rendered conversation is a prefix of every longer one.
 CHAT_TEMPLATE = (
@@ -52,13 +50,14 @@ def load_model(
         UserError: the folder or name holds no causal LM.
     """
     module: Any
+    weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
+    dtype = getattr(torch, weights)
     if config.path == "tiny":
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
-        module = build_tiny_model(config.tiny, tokenizer, seed=seed)
+        module = build_tiny_model(config.tiny, tokenizer, seed=seed).to(dtype)
     else:
-        module, tokenizer = _load_pretrained(config.path)
-    weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
-    module.to(device or compute_device(), getattr(torch, weights))
+        module, tokenizer = load_pretrained(config.path, dtype=dtype)
+    module.to(device or compute_device())
     module.compute_dtype = getattr(torch, products)
     if config.gradient_checkpointing:
         recompute_activations(module)
@@ -147,15 +146,16 @@ def set_threads(config: Config, path: str | None = None) -> None:
 
 
 def _is_small(path: str) -> bool:
-    files = list(Path(path).glob("*.safetensors"))
+    files = list(Path(path).expanduser().glob("*.safetensors"))
     return path == "tiny" or 0 < sum(file.stat().st_size for file in files) < _SMALL_BYTES
 
 
 def stop_token_ids(tokenizer: Any, module: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's end of sequence and those of the generation config."""
+    """Ids that end a turn: the tokenizer's end of sequence and those of both configs; `Chat` adds its template's."""
     ids = {tokenizer.eos_token_id}
-    configured = getattr(module.generation_config, "eos_token_id", None)
-    ids.update(configured if isinstance(configured, list) else [configured])
+    for config in (module.generation_config, module.config):
+        configured = getattr(config, "eos_token_id", None)
+        ids.update(configured if isinstance(configured, list) else [configured])
     return sorted(i for i in ids if i is not None)
 
 
@@ -172,21 +172,6 @@ def _share_entity_embeddings(module: Qwen3ForCausalLM, tokenizer: PreTrainedToke
         for part in parts:  # the word itself: what "find a mug" names is close to every mug
             if part in names:
                 matrix[names[part]] = vectors[part]
-
-
-def _load_pretrained(path: str) -> tuple[Any, Any]:
-    transformers_logging.disable_progress_bar()
-    if os.sep in path and not Path(path).is_dir():
-        raise UserError(f'model.path: no folder at {path}. Give a folder with config.json, a hub name, or "tiny".')
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        module = AutoModelForCausalLM.from_pretrained(path, attn_implementation="sdpa")
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model.path: cannot load a causal LM from {path!r}: {reason}") from None
-    if tokenizer.chat_template is None:
-        raise UserError(f"model.path: the tokenizer of {path!r} has no chat template; use an instruct model.")
-    return module, tokenizer
 
 
 def _byte_characters() -> dict[str, int]:

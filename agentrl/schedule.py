@@ -5,12 +5,12 @@ from typing import Any
 
 import torch
 from rich.table import Table
-from transformers import AutoConfig, Qwen2Config, Qwen3Config
+from transformers import Qwen2Config, Qwen3Config
 
 from agentrl.config import Config
-from agentrl.errors import UserError
 from agentrl.estimate import CPU, GPU, GPU_FP32, Shape, batch_seconds, engine_memory, learner_memory
 from agentrl.learner.lm_head import default_chunk
+from agentrl.pretrained import read_config
 
 _TINY_VOCABULARY = 1024
 """Assumed words of a tokenizer that is built only from demonstrations."""
@@ -127,11 +127,7 @@ def model_shape(config: Config) -> Any:
         )  # fmt: skip
     if config.model.path in _KNOWN_SHAPES:
         return _KNOWN_SHAPES[config.model.path]
-    try:
-        return AutoConfig.from_pretrained(config.model.path)
-    except (OSError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model.path: cannot read the shape of {config.model.path!r}: {reason}") from None
+    return read_config(config.model.path)
 
 
 def format_bytes(count: float) -> str:

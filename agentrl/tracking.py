@@ -206,6 +206,8 @@ def step_metrics(
         **verdict_metrics("rollout", played),
         "rollout/retries": sum(t.num_retries for t in [*played, *failures]),
         "rollout/groups_left_out": batch.num_left_out,
+        "rollout/never_asked": sum(t.unasked_tokens > 0 for t in played),
+        "rollout/longest_unasked": max((t.unasked_tokens for t in played), default=0),
         **{f"rollout/ended/{status.value}": sum(t.status is status for t in [*played, *failures]) for status in Status},
         "batch/groups": len(groups),
         "batch/mixed_groups": num_mixed,

@@ -374,7 +374,24 @@ def summarize(parts: Parts, seconds: float) -> None:
     console.print(table)
     if steps and not any(record["batch/mixed_groups"] for record in steps):
         note("nothing was learned: the rewards of each group were equal in every batch, so no answer was better")
+    tell_unasked(steps, after, parts.config.rollout.max_context_tokens)
     say(f" run folder        {parts.run.folder}")
+
+
+def tell_unasked(steps: list[Metrics], evaluation: Metrics, limit: int) -> None:
+    """Say how many episodes never began, because their first prompt alone filled the row."""
+    unasked = sum(record.get("rollout/never_asked", 0) for record in steps)
+    held_out = evaluation.get("eval/never_asked", 0)
+    if unasked or held_out:
+        keys = ("rollout/longest_unasked", "eval/longest_unasked")
+        longest = max(record.get(key, 0) for record in [*steps, evaluation] for key in keys)
+        played = steps[-1]["cost/episodes"] if steps else 0
+        note(
+            f"{unasked:,} of {played:,} training episodes and {held_out:,} of "
+            f"{evaluation['eval/tasks'] * evaluation['eval/samples']:,} of the last evaluation were never asked and "
+            f"count as failures: their first prompt has up to {longest:,} tokens, rollout.max_context_tokens is "
+            f"{limit:,}. Raise it above {longest:,}."
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -119,6 +119,8 @@ class Trajectory:
     """`info["verdict"]` at the end, where offered: what decided success (`agentrl/envs/math`)."""
     num_verdict_timeouts: int = 0
     """Turns whose check ran out of time (`info["verdict"]` "timeout"), and counted as wrong."""
+    unasked_tokens: int = 0
+    """Tokens of a first prompt that left no room for an answer, so that the task was never asked; 0 where it was."""
 
     @property
     def reward(self) -> float:

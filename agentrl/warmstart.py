@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agentrl.anatomy import head, head_bias, head_form, hidden_states
 from agentrl.checkpoint import save_model
 from agentrl.cli import main_guard, parse_command_line
 from agentrl.config import Config, content_hash, load_config
@@ -178,10 +179,10 @@ def _imitation_step(
     )
     value = 0.0
     for part in (part.to(module.device) for part in parts):
-        hidden = module.model(input_ids=part.ids, use_cache=False).last_hidden_state
+        hidden = hidden_states(module, part.ids)
         logprobs, _ = token_logprobs(
-            hidden.flatten(0, 1)[part.predecessors], module.lm_head.weight, part.targets,
-            temperature=config.rollout.temperature,
+            hidden.flatten(0, 1)[part.predecessors], head(module).weight, part.targets,
+            temperature=config.rollout.temperature, form=head_form(module), bias=head_bias(head(module)),
         )  # fmt: skip
         loss = -(logprobs * part.advantages * part.weights).sum()
         loss.backward()

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from agentrl.anatomy import backbone, head, head_form, is_tied
 from agentrl.config import ModelConfig
 from agentrl.errors import MissingExtraError, UserError
 from agentrl.processes import whole
@@ -71,8 +72,14 @@ def shard(module: Any) -> None:
     Gradients are summed, not averaged: losses are weighed by global counts. The head is a unit of its own, gathered by
     the learner once an update.
     """
-    tied = module.lm_head.weight is module.get_input_embeddings().weight
-    units = [*module.model.layers, module.model] + ([] if tied else [module.lm_head])
+    body, layer, tied = backbone(module), head(module), is_tied(module)
+    head_form(module)  # measured while the module is whole; shards keep it
+    blocks = getattr(body, "layers", None)
+    if blocks is None:
+        raise UserError(
+            f"learner.shard: {type(module).__name__} has no list of blocks to cut. Set learner.shard = false."
+        )
+    units = [*blocks, body] + ([] if tied else [layer])
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype(module), reduce_dtype=module.dtype)
     for unit in units:
         fully_shard(unit, reshard_after_forward=True, mp_policy=policy)
@@ -80,12 +87,12 @@ def shard(module: Any) -> None:
         unit.set_gradient_divide_factor(1.0)
         unit.set_force_sum_reduction_for_comms(True)
     if tied:
-        module.lm_head.weight = module.get_input_embeddings().weight
+        layer.weight = module.get_input_embeddings().weight
 
 
 def is_sharded(module: Any) -> bool:
     """Whether `shard` was applied."""
-    return isinstance(module.model, FSDPModule)
+    return isinstance(backbone(module), FSDPModule)
 
 
 def effective_weight(layer: Any) -> torch.Tensor:

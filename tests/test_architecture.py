@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 CORE = {"agentrl.__version__", "agentrl.errors", "agentrl.types", "agentrl.config"}
+MODELS = {"agentrl.anatomy", "agentrl.fidelity"}
 ANALYSIS = {"agentrl.analysis"}
 # Room -> what of our own code its files may import (prefixes). Modules not listed are a mistake.
 ALLOWED: dict[str, set[str]] = {
@@ -15,19 +16,23 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.types": {"agentrl.errors"},
     "agentrl.config": {"agentrl.errors"},
     "agentrl.fields": set(),
-    "agentrl.model": CORE,
+    "agentrl.anatomy": {"agentrl.errors"},
+    "agentrl.fidelity": set(),
+    "agentrl.pretrained": CORE,
+    "agentrl.model": CORE | {"agentrl.pretrained"},
     "agentrl.analysis": {"agentrl.errors", "agentrl.types", "agentrl.analysis"},
-    "agentrl.rollout": CORE | {"agentrl.rollout"},
+    "agentrl.rollout": CORE | MODELS | {"agentrl.rollout"},
     "agentrl.rollout.env_spec": CORE | {"agentrl.envs", "agentrl.rollout.contract"},
     "agentrl.processes": CORE,
-    "agentrl.weights": CORE | {"agentrl.processes"},
-    "agentrl.learner": CORE | {"agentrl.learner", "agentrl.processes", "agentrl.weights"},
+    "agentrl.weights": CORE | MODELS | {"agentrl.processes"},
+    "agentrl.learner": CORE | MODELS | {"agentrl.learner", "agentrl.processes", "agentrl.weights"},
     "agentrl.learner.divergence": CORE
+    | MODELS
     | {"agentrl.learner", "agentrl.processes", "agentrl.weights", "agentrl.analysis"},
     "agentrl.cli": CORE,
     "agentrl.interruption": set(),
     "agentrl.estimate": CORE,
-    "agentrl.schedule": CORE | {"agentrl.estimate", "agentrl.learner.lm_head"},
+    "agentrl.schedule": CORE | {"agentrl.estimate", "agentrl.learner.lm_head", "agentrl.pretrained"},
     "agentrl.convert_smollm2": CORE | {"agentrl.checkpoint", "agentrl.cli"},
     "agentrl.run_folder": CORE,
     "agentrl.checkpoint": CORE | {"agentrl.processes", "agentrl.weights"},
@@ -37,11 +42,14 @@ ALLOWED: dict[str, set[str]] = {
     | {"agentrl.analysis", "agentrl.rollout", "agentrl.model", "agentrl.checkpoint", "agentrl.cli", "agentrl.tracking"}
     | {"agentrl.run_folder", "agentrl.samples"},
     "agentrl.warmstart": CORE
+    | MODELS
     | {"agentrl.rollout", "agentrl.learner", "agentrl.model", "agentrl.checkpoint", "agentrl.cli", "agentrl.tracking"},
     "agentrl.env_probe": CORE | {"agentrl.rollout"},
     "agentrl.check_env": CORE
     | {"agentrl.env_probe", "agentrl.rollout", "agentrl.model", "agentrl.cli", "agentrl.tracking"},
     "agentrl.loading": CORE
+    | MODELS
+    | {"agentrl.learner.score"}
     | {"agentrl.rollout", "agentrl.model", "agentrl.checkpoint", "agentrl.processes", "agentrl.tracking"}
     | {"agentrl.warmstart", "agentrl.weights"},
     "agentrl.train": {"agentrl"},

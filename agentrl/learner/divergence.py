@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from agentrl.analysis.divergence import relative_weight_change
+from agentrl.anatomy import is_tied
 from agentrl.learner.policy import parameter_kind
 from agentrl.processes import ALONE, Processes
 from agentrl.types import Metrics
@@ -27,7 +28,7 @@ class DivergenceMonitor:
 
     def __init__(self, module: Any, *, every: int, start: Any | None = None, processes: Processes = ALONE) -> None:
         self.module, self.every, self.processes = module, every, processes
-        self.tied = module.lm_head.weight is module.get_input_embeddings().weight
+        self.tied = is_tied(module)
         self.start = self._copy(start if start is not None else module) if every else {}
         self.previous = self._copy(module) if every else {}
 

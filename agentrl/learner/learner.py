@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from agentrl.anatomy import head_name
 from agentrl.config import Config
 from agentrl.errors import RunError
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, empty_micro_batch, micro_batches, token_weights
@@ -25,6 +26,7 @@ from agentrl.learner.loss import (
 )
 from agentrl.learner.masks import token_mask
 from agentrl.learner.policy import Policy
+from agentrl.learner.score import check_fidelity
 from agentrl.processes import ALONE, Processes, sharded_like, whole
 from agentrl.types import Group, Metrics, StepSignal, Verdict
 from agentrl.weights import plain_weights
@@ -52,11 +54,14 @@ class Learner:
     """Holds the policy, its optimizer and the gate.
 
     Args:
-        module: Hugging Face causal LM with `.model` and `.lm_head`; with adapters or shards where asked for.
+        module: Hugging Face causal LM, with adapters or shards where asked for.
         config: the whole experiment.
         pad_id: id for padding.
         reference: a frozen copy for the KL term; needed where `loss.kl_coef > 0`.
         processes: who learns together, each from its own part of the batch.
+
+    Raises:
+        UserError: an architecture whose log-probs the learner does not compute as transformers does.
     """
 
     def __init__(
@@ -76,6 +81,8 @@ class Learner:
             processes=processes,
             with_factors=config.tracking.head_bound,
         )
+        if not self.policy.sharded:  # which were asked before they were cut
+            check_fidelity(module, pad_id=pad_id, max_context_tokens=config.rollout.max_context_tokens)
         self.reference = reference
         self.num_batches = 0
         self.num_updates = 0
@@ -143,10 +150,12 @@ class Learner:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Named whole tensors for an engine that holds a replica: adapters merged, the head included where tied."""
+        table = self.module.get_input_embeddings()
+        embedding = next(f"{name}.weight" for name, part in self.module.named_modules() if part is table)
         for name, tensor in plain_weights(self.module):
             yield name, tensor
-            if self.policy.is_tied and name == "model.embed_tokens.weight":
-                yield "lm_head.weight", tensor
+            if self.policy.is_tied and name == embedding:
+                yield head_name(self.module), tensor
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights: optimizer tensors under `optimizer`, plain numbers under `counters`.

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Partial
 
+from agentrl.anatomy import PLAIN, HeadForm
+
 
 class HeadGradient:
     """Collects dL/dW of the head over micro-batches, in fp32, apart from any other use of the weight.
@@ -38,6 +40,15 @@ class HeadGradient:
         if self.energies is not None:
             errors = probs.square().sum(1) - 2 * probs.gather(1, targets[:, None])[:, 0] + 1
             self.energies.append(errors.clamp(min=0) * scaled.float().square().sum(1))
+
+    def add_error(self, error: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Add `error^T hidden`, [C, V]^T [C, D], with `error` = dL/d(W h)."""
+        if self.buffer is None:
+            shape = (error.shape[1], hidden.shape[1])
+            self.buffer = torch.zeros(shape, dtype=_accumulation_type(hidden), device=hidden.device)
+        self.buffer += (error.to(hidden.dtype).t() @ hidden).to(self.buffer.dtype)
+        if self.energies is not None:
+            self.energies.append(error.float().square().sum(1) * hidden.float().square().sum(1))
 
     def largest_factor(self, gradient: torch.Tensor, advantages: torch.Tensor) -> torch.Tensor:
         """c_max of the paper's Lemma 2: largest A^2 ||onehot - probs||^2 ||hidden||^2 over the active tokens.
@@ -155,6 +166,63 @@ class _HeadLogprobs(torch.autograd.Function):
         return hidden_gradient, own, None, None, None, None, None
 
 
+class _ShapedLogprobs(torch.autograd.Function):
+    """The same for heads with a bias or a soft cap, whose errors have to be formed whole, [C, V]."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        temperature: float,
+        chunk: int,
+        sink: HeadGradient | None,
+        entropy: torch.Tensor | None,
+        after: float,
+        cap: float | None,
+    ) -> torch.Tensor:
+        logprobs = torch.empty(len(hidden), dtype=_accumulation_type(hidden), device=hidden.device)
+        ctx.shape = (temperature, after, cap)
+        for start in range(0, len(hidden), chunk):
+            rows = slice(start, start + chunk)
+            logits = _shaped_logits(hidden[rows], weight, bias, *ctx.shape).log_softmax(-1)
+            logprobs[rows] = logits.gather(1, targets[rows, None])[:, 0]
+            if entropy is not None:
+                entropy[rows] = torch.cat([_entropy(few) for few in logits.split(64)])
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.chunk, ctx.sink = chunk, sink
+        return logprobs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        hidden, weight, bias, targets = ctx.saved_tensors
+        temperature, after, cap = ctx.shape
+        sink = ctx.sink if ctx.sink is not None else HeadGradient()
+        hidden_gradient = torch.zeros_like(hidden)
+        bias_gradient = None if bias is None else torch.zeros_like(bias)
+        for rows in torch.arange(len(hidden), device=hidden.device).split(ctx.chunk):
+            h, t = hidden[rows], targets[rows]
+            logits = _shaped_logits(h, weight, bias, temperature, after, cap)
+            logprobs = logits.log_softmax(-1)
+            if sink.entropy is not None:
+                sink.entropy = sink.entropy.to(h.device) + _entropy(logprobs).double().sum()
+            error = logprobs.exp_()
+            error[torch.arange(len(t), device=t.device), t] -= 1
+            if cap is not None:  # d cap tanh(x / cap) / dx = 1 - tanh^2
+                error *= 1 - (logits * (temperature / cap)).square_()
+            error *= (gradient[rows] * (-after / temperature))[:, None]
+            hidden_gradient[rows] = error.to(h.dtype) @ weight
+            if bias_gradient is not None:
+                bias_gradient += error.sum(0).to(bias_gradient.dtype)
+            if ctx.sink is not None or ctx.needs_input_grad[1]:
+                sink.add_error(error, h)
+        own = sink.buffer.to(weight.dtype) if ctx.sink is None and sink.buffer is not None else None
+        return hidden_gradient, own, bias_gradient, None, None, None, None, None, None, None
+
+
 def token_logprobs(
     hidden: torch.Tensor,
     weight: torch.Tensor,
@@ -164,6 +232,8 @@ def token_logprobs(
     chunk: int | None = None,
     sink: HeadGradient | None = None,
     with_entropy: bool = False,
+    form: HeadForm = PLAIN,
+    bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probs of target tokens, and (without gradient) the entropy of their distributions.
 
@@ -175,13 +245,21 @@ def token_logprobs(
         chunk: tokens whose logits exist at once; None takes what suits the vocabulary and the device.
         sink: receives dL/dW in backward instead of `weight.grad`; also where the weight is frozen.
         with_entropy: also return the entropies in nats, [N].
+        form: what the model does behind the head; its factor before the head is in `hidden` already.
+        bias: of the head, [V].
 
     Returns:
         log-probs [N] (at least fp32), entropies [N] or None.
     """
     chunk = min(chunk or default_chunk(len(weight), hidden.device), max(1, len(hidden)))
     entropy = torch.empty(len(hidden), dtype=_accumulation_type(hidden), device=hidden.device) if with_entropy else None
-    logprobs = _HeadLogprobs.apply(hidden, weight, targets, temperature, chunk, sink, entropy)
+    if form.cap is None and bias is None:
+        # A factor of the logits is a temperature.
+        logprobs = _HeadLogprobs.apply(hidden, weight, targets, temperature / form.after, chunk, sink, entropy)
+    else:
+        logprobs = _ShapedLogprobs.apply(
+            hidden, weight, bias, targets, temperature, chunk, sink, entropy, form.after, form.cap
+        )
     return logprobs, entropy
 
 
@@ -200,6 +278,21 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, temperature: float, scra
     if hidden.is_cuda:  # cuBLAS sums in fp32 anyway: nothing is rounded on the way out
         return torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out).div_(temperature)
     return out.copy_(hidden @ weight.t()).div_(temperature)
+
+
+def _shaped_logits(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    temperature: float,
+    after: float,
+    cap: float | None,
+) -> torch.Tensor:
+    """Logits over the temperature, [C, V], of a head with a bias or a soft cap."""
+    logits = (hidden @ weight.t()).to(_accumulation_type(hidden))
+    if bias is not None:
+        logits += bias
+    return HeadForm(after=after, cap=cap).apply(logits) / temperature
 
 
 def _entropy(logprobs: torch.Tensor) -> torch.Tensor:

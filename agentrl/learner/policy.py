@@ -13,20 +13,19 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from agentrl.anatomy import backbone, head, head_bias, head_form, hidden_states, is_tied
 from agentrl.errors import UserError
 from agentrl.learner.batch import MicroBatch
 from agentrl.learner.lm_head import HeadGradient, token_logprobs
 from agentrl.processes import ALONE, Processes, local, whole
 from agentrl.weights import compute_dtype, computing, effective_weight, is_sharded
 
-_SCALED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-
 
 class Policy:
     """Forward passes, the gradient and its norms.
 
     Args:
-        module: Hugging Face causal LM with `.model` and `.lm_head`.
+        module: Hugging Face causal LM.
         temperature: log-probs are at this temperature.
         processes: who shares the gradient.
         with_factors: whether the head keeps what Theorem 2 needs (`HeadGradient.largest_factor`).
@@ -40,6 +39,7 @@ class Policy:
     ) -> None:
         self.module, self.temperature, self.processes = module, temperature, processes
         _check_head(module)
+        self._form = head_form(module)
         self.head = HeadGradient(with_factors=with_factors, with_entropy=True)
         self.sharded = is_sharded(module)
         trained = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
@@ -56,7 +56,7 @@ class Policy:
     @property
     def is_tied(self) -> bool:
         """Whether head and embedding are one matrix."""
-        return self.module.lm_head.weight is self.module.get_input_embeddings().weight
+        return is_tied(self.module)
 
     @contextmanager
     def working(self) -> Iterator[None]:
@@ -65,7 +65,7 @@ class Policy:
         Layers that recompute their activations do so only in training mode, which no layer below them shares: there is
         no dropout in RL, where old and new log-probs must differ by the weights alone.
         """
-        weight = effective_weight(self.module.lm_head)
+        weight = effective_weight(head(self.module))
         self._head_weight = weight
         self._head_factor = whole(weight.detach()).to(compute_dtype(self.module))
         for layer in self._checkpointed:
@@ -85,6 +85,8 @@ class Policy:
             self._head_factor,
             part.targets,
             temperature=self.temperature,
+            form=self._form,
+            bias=head_bias(head(self.module)),
             sink=self.head if torch.is_grad_enabled() else None,
         )[0]
 
@@ -127,7 +129,7 @@ class Policy:
     def _hidden(self, part: MicroBatch) -> torch.Tensor:
         """Hidden states of the positions that predict the trained tokens, [N, D]."""
         with computing(self.module):
-            states = self.module.model(input_ids=part.ids, use_cache=False).last_hidden_state
+            states = hidden_states(self.module, part.ids)
         return states.flatten(0, 1)[part.predecessors]
 
     def _sum_gradients(self) -> None:
@@ -151,21 +153,26 @@ def parameter_groups(module: Any) -> dict[str, list[torch.nn.Parameter]]:
 
 def parameter_kind(name: str) -> str:
     """The group of a parameter, by its name."""
-    return next((kind for kind, mark in _KINDS.items() if mark in name), "other")
+    return next((kind for kind, marks in _KINDS.items() if any(mark in name for mark in marks)), "other")
 
 
-_KINDS = {"lm_head": "lm_head", "embedding": "embed", "attention": "attn", "mlp": "mlp"}
+_KINDS = {
+    "lm_head": ("lm_head", "embed_out"),
+    "embedding": ("embed", "wte", "wpe"),
+    "attention": ("attn", "attention."),
+    "mlp": ("mlp", "feed_forward", "fc1", "fc2"),
+}
 
 
 def _check_head(module: Any) -> None:
-    name = type(module).__name__
-    if getattr(module.lm_head, "bias", None) is not None:
-        raise UserError(f"model.path: {name} has a bias in its lm_head, which the learner's head does not know.")
-    for key in _SCALED_LOGITS:
-        if getattr(module.config, key, None) not in (None, 1.0):
-            raise UserError(f"model.path: {name} changes its logits by {key}, which the learner's head does not know.")
-    if is_sharded(module) and hasattr(module.lm_head, "lora_A"):
+    layer = head(module)
+    if layer is None or not hasattr(layer, "weight"):
+        backbone(module)  # says what is missing
+        raise UserError(f"model.path: {type(module).__name__} has no linear head. Take another model.")
+    if is_sharded(module) and hasattr(layer, "lora_A"):
         raise UserError("model.lora_targets: an adapter on lm_head cannot be combined with learner.shard.")
+    if is_sharded(module) and head_bias(layer) is not None:
+        raise UserError("learner.shard: a head with a bias cannot be sharded. Set learner.shard = false.")
 
 
 def _squared_norm(parameters: list[torch.nn.Parameter]) -> torch.Tensor:

@@ -4,9 +4,42 @@ from typing import Any
 
 import torch
 
+from agentrl.anatomy import head, head_bias, head_form, hidden_states, one_line
+from agentrl.errors import UserError
+from agentrl.fidelity import agree, probe_length, random_rows
 from agentrl.learner.lm_head import token_logprobs
 from agentrl.processes import whole
 from agentrl.weights import compute_dtype, computing, effective_weight
+
+
+@torch.no_grad()
+def check_fidelity(module: Any, *, pad_id: int, max_context_tokens: int) -> None:
+    """Whether the learner's log-probs of rows that are padded on the right are transformers' own.
+
+    Raises:
+        UserError: they are not, or the architecture cannot be run at all.
+    """
+    length = max(8, probe_length(module.config, max_context_tokens))
+    rows = random_rows(module, [length, max(4, length // 2)])
+    with one_line(module, "the learner's forward pass"):
+        padded = [row + [pad_id] * (length - len(row)) for row in rows]
+        layer = head(module)
+        states = hidden_states(module, torch.tensor(padded, device=layer.weight.device))
+        weight = effective_weight(layer)
+        for row, own_states in zip(rows, states, strict=True):
+            targets = torch.tensor(row[1:], device=layer.weight.device)
+            ours, _ = token_logprobs(
+                own_states[: len(row) - 1].to(weight.dtype), weight, targets,
+                form=head_form(module), bias=head_bias(layer),
+            )  # fmt: skip
+            logits = module(input_ids=torch.tensor([row], device=targets.device), use_cache=False).logits[0, :-1]
+            own = torch.cat([part.float().log_softmax(-1) for part in logits.split(256)])
+            own = own.gather(1, targets[:, None])[:, 0]
+            if not agree(ours.cpu(), own.cpu(), module.dtype):
+                raise UserError(
+                    f"model.path: the learner's log-probs of {type(module).__name__} are off transformers' own by "
+                    f"{float((ours - own).abs().max()):.2g} nats. Take another model."
+                )
 
 
 @torch.no_grad()
@@ -14,12 +47,16 @@ def row_logprobs(module: Any, ids: list[int], temperature: float) -> list[float]
     """Log-prob of every id but the first given those before it, [L - 1].
 
     Args:
-        module: Hugging Face causal LM with `.model` and `.lm_head`; a sharded one needs all processes to ask together.
+        module: Hugging Face causal LM; a sharded one needs all processes to ask together.
         ids: a row, [L].
         temperature: log-probs are at this temperature.
     """
-    weight = whole(effective_weight(module.lm_head)).to(compute_dtype(module))
+    layer = head(module)
+    weight = whole(effective_weight(layer)).to(compute_dtype(module))
     row = torch.tensor([ids], device=weight.device)
     with computing(module):
-        hidden = module.model(input_ids=row, use_cache=False).last_hidden_state[0, :-1]
-    return token_logprobs(hidden.to(weight.dtype), weight, row[0, 1:], temperature=temperature)[0].tolist()
+        hidden = hidden_states(module, row)[0, :-1]
+    return token_logprobs(
+        hidden.to(weight.dtype), weight, row[0, 1:],
+        temperature=temperature, form=head_form(module), bias=head_bias(layer),
+    )[0].tolist()  # fmt: skip

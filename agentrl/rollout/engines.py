@@ -11,6 +11,7 @@ from agentrl.errors import UserError
 from agentrl.rollout.engine import Engine
 from agentrl.rollout.fleet import FleetEngine
 from agentrl.rollout.local import LocalEngine
+from agentrl.rollout.masks import Layout, find_layout
 from agentrl.rollout.vllm import VllmEngine
 from agentrl.rollout.weight_sync import DiskSync, Host, NcclSync, WeightSync
 
@@ -39,13 +40,12 @@ def make_engine(
         folder: name of the folder for them, the same for these processes; None makes one.
 
     Raises:
-        UserError: fewer endpoints than processes, unknown options, or vLLM refuses the set-up.
+        UserError: fewer endpoints than processes, unknown options, vLLM refuses the set-up, or the embedded engine
+            does not decode what transformers computes.
         MissingExtraError: the package is not installed.
     """
     if config.engine == "local":
-        return LocalEngine(
-            module, tokenizer, max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens
-        )
+        return _local_engine(config, module, tokenizer)
     if config.endpoints:
         return FleetEngine(
             _own_endpoints(config, rank, count),
@@ -59,6 +59,14 @@ def make_engine(
         dtype=str(_products(module)).removeprefix("torch."), patience_s=config.turn_timeout_s,
         options=config.engine_options,
     )  # fmt: skip
+
+
+def _local_engine(config: RolloutConfig, module: Any, tokenizer: Any) -> LocalEngine:
+    def engine_of(layout: Layout, slots: int, positions: int) -> LocalEngine:
+        return LocalEngine(module, tokenizer, max_concurrent=slots, max_context_tokens=positions, layout=layout)
+
+    layout = find_layout(engine_of, module, max_context_tokens=config.max_context_tokens)
+    return engine_of(layout, config.max_concurrent, config.max_context_tokens)
 
 
 def _own_endpoints(config: RolloutConfig, rank: int, count: int) -> list[str]:

@@ -16,7 +16,9 @@ import torch
 from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
+from agentrl.anatomy import backbone, head, head_form
 from agentrl.rollout.engine import Completion, Sampling, random_stream
+from agentrl.rollout.masks import Layout, layouts
 
 # Waiting rows are prefilled once they number this share of the running ones: fewer, fuller forward passes.
 _PREFILL_SHARE = 0.25
@@ -50,30 +52,38 @@ class SlotCache(Cache):
         self._filled = 0
 
     def select(
-        self, slots: list[int], write_slots: torch.Tensor, positions: torch.Tensor, valid: torch.Tensor, filled: int
+        self,
+        slots: list[int],
+        write_slots: torch.Tensor,
+        positions: torch.Tensor,
+        valid: torch.Tensor | None,
+        filled: int,
     ) -> None:
-        """Name the rows of the coming forward pass; indices move to the device here, once for all layers.
+        """Name the rows of the coming forward pass, once for all layers.
 
         Args:
             slots: slot of each row, [R].
-            write_slots: slot of each new token, [N].
-            positions: position of each new token, [N].
-            valid: which of the [R, Q] new tokens are real (N of them).
+            write_slots: slot of each new token, [R, Q].
+            positions: position of each new token, [R, Q].
+            valid: indices of the real ones among the R * Q new tokens; None: all are.
             filled: positions to attend to (S).
         """
         contiguous = slots == list(range(slots[0], slots[0] + len(slots)))
-        self._rows = slice(slots[0], slots[0] + len(slots)) if contiguous else torch.tensor(slots).to(self.device)
-        self._write = (write_slots.to(self.device), positions.to(self.device))
-        self._real = None if bool(valid.all()) else valid.flatten().nonzero()[:, 0].to(self.device)
-        self._filled = filled
+        self._rows = slice(slots[0], slots[0] + len(slots)) if contiguous else write_slots[:, 0].contiguous()
+        write = (write_slots.flatten(), positions.flatten())
+        self._write = write if valid is None else (write[0][valid], write[1][valid])
+        self._real, self._filled = valid, filled
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new tokens of a layer and return what its rows attend to, each [R, heads, S, head_dim]."""
         if layer_idx not in self.buffers:
-            shape = (self.num_slots, self.num_positions, key_states.shape[1], key_states.shape[3])
-            self.buffers[layer_idx] = (key_states.new_zeros(shape), value_states.new_zeros(shape))
+            shape = (self.num_slots, self.num_positions)
+            self.buffers[layer_idx] = (
+                key_states.new_zeros((*shape, key_states.shape[1], key_states.shape[3])),
+                value_states.new_zeros((*shape, value_states.shape[1], value_states.shape[3])),
+            )
         slots, positions = self._write
         seen = []
         for buffer, states in zip(self.buffers[layer_idx], (key_states, value_states), strict=True):
@@ -105,15 +115,25 @@ class LocalEngine:
         max_concurrent: slots of the key/value buffer.
         max_context_tokens: longest row.
         shares_weights: whether the module is the learner's own.
+        layout: what the tokens of each kind of layer see; None: what the module's config says.
     """
 
     def __init__(
-        self, module: Any, tokenizer: Any, *, max_concurrent: int, max_context_tokens: int, shares_weights: bool = True
+        self,
+        module: Any,
+        tokenizer: Any,
+        *,
+        max_concurrent: int,
+        max_context_tokens: int,
+        shares_weights: bool = True,
+        layout: Layout | None = None,
     ) -> None:
         self.module, self.tokenizer = module, tokenizer
         self.shares_weights = shares_weights
         self.version = 0
         self.max_context_tokens = max_context_tokens
+        self._backbone, self._head, self._form = backbone(module), head(module), head_form(module)
+        self._layout = layouts(module.config)[0] if layout is None else layout
         self._device = next(module.parameters()).device
         dtype = getattr(module, "compute_dtype", None) or module.dtype
         same = dtype == module.dtype
@@ -248,42 +268,61 @@ class LocalEngine:
 
     def _forward(self, rows: list[tuple[_Request, list[int]]]) -> torch.Tensor:
         """Hidden states of each row's last token, [R, hidden], after storing the new tokens."""
-        counts = torch.tensor([len(new) for _, new in rows])
-        starts = torch.tensor([len(self._stored[row.slot]) for row, _ in rows])
+        lengths = [len(new) for _, new in rows]
+        begins = [len(self._stored[row.slot]) for row, _ in rows]
         slots = [row.slot for row, _ in rows]
-        width = int(counts.max())
-        filled = int((starts + counts).max())
+        width = max(lengths)
+        filled = max(begin + length for begin, length in zip(begins, lengths, strict=True))
         if filled > self._cache.num_positions:
             self._cache.grow(min(self.max_context_tokens, max(filled, 2 * self._cache.num_positions)))
-        ids = torch.zeros(len(rows), width, dtype=torch.long)
-        for i, (row, new) in enumerate(rows):
-            ids[i, : len(new)] = torch.tensor(new)
+        for row, new in rows:
             self._stored[row.slot].extend(new)
-        offsets = torch.arange(width)
+        # One small tensor goes to the device; all that is derived from it is made there.
+        table = [[slot, begin, len(new), *new] for slot, begin, (_, new) in zip(slots, begins, rows, strict=True)]
+        packed = torch.tensor([line + [0] * (width + 3 - len(line)) for line in table]).to(self._device)
+        ids, starts, counts = packed[:, 3:], packed[:, 1], packed[:, 2]
+        offsets = torch.arange(width, device=self._device)
         positions = starts[:, None] + offsets
-        valid = offsets < counts[:, None]
-        write_slots = torch.tensor(slots)[:, None].expand_as(valid)
-        self._cache.select(slots, write_slots[valid], positions[valid], valid, filled)
-        hidden = self.module.model(
-            input_ids=ids.to(self._device),
-            position_ids=positions.to(self._device),
+        valid = None if min(lengths) == width else (offsets < counts[:, None]).flatten().nonzero()[:, 0]
+        self._cache.select(slots, packed[:, :1].expand_as(positions), positions, valid, filled)
+        hidden = self._backbone(
+            input_ids=ids,
+            position_ids=positions,
             attention_mask=self._mask(positions, filled),
             past_key_values=self._cache,
             use_cache=False,
         ).last_hidden_state
-        last = (torch.arange(len(rows)) * width + counts - 1).to(self._device)
+        last = torch.arange(len(rows), device=self._device) * width + counts - 1
         return hidden.flatten(0, 1).index_select(0, last)
 
-    def _mask(self, positions: torch.Tensor, filled: int) -> torch.Tensor:
-        """Additive causal mask, [R, 1, Q, S]: a token sees the stored positions up to its own."""
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits [R, V] of hidden states [R, D], at least in fp32."""
+        hidden = hidden if self._form.before == 1.0 else hidden * self._form.before
+        return self._form.apply(self._head(hidden).float())
+
+    def _mask(self, positions: torch.Tensor, filled: int) -> Any:
+        """Additive masks [R, 1, Q, S], one or by kind of layer: a token sees stored positions up to its own."""
         dtype = next(self.module.parameters()).dtype
-        hidden_part = torch.arange(filled) > positions[:, :, None]
-        mask = torch.zeros(hidden_part.shape, dtype=dtype).masked_fill_(hidden_part, torch.finfo(dtype).min)
-        return mask[:, None].to(self._device)
+        if isinstance(self._layout, dict):
+            return {kind: sight.mask(positions, filled, dtype) for kind, sight in self._layout.items()}
+        return self._layout.mask(positions, filled, dtype)
+
+    @torch.inference_mode()
+    def trace(self, rows: list[list[int]], cuts: list[list[int]]) -> torch.Tensor:
+        """Log-probs [rows * cuts, V] behind each cut of each row, as a rollout would compute them, piece by piece."""
+        sampling = Sampling(max_new_tokens=1)
+        requests = [_Request(row, sampling, np.zeros(1), slot, None) for slot, row in enumerate(rows)]  # type: ignore[arg-type]
+        pieces = []
+        for step in range(len(cuts[0])):
+            begins = [ends[step - 1] if step else 0 for ends in cuts]
+            news = [(r, r.ids[begin : ends[step]]) for r, begin, ends in zip(requests, begins, cuts, strict=True)]
+            pieces.append(self._logits(self._forward(news)).log_softmax(-1).cpu())
+        self._stored = [[] for _ in self._stored]
+        return torch.stack(pieces, 1).flatten(0, 1)
 
     def _sample(self, rows: list[_Request], hidden: torch.Tensor) -> None:
         """Draw the next token of every row by inverting its cumulative distribution; finish rows that stop."""
-        logits = self.module.lm_head(hidden).float()
+        logits = self._logits(hidden)
         temperatures = torch.tensor([row.sampling.temperature for row in rows], device=logits.device)
         greedy = temperatures == 0
         logprobs = (logits / torch.where(greedy, 1.0, temperatures)[:, None]).log_softmax(-1)

@@ -97,6 +97,7 @@ class Rollout:
         self.num_left_out = 0
         """Groups of the last `play` with too few whole episodes."""
         self._has_told = False
+        self._longest_unasked = 0
         self._num_steps, self._num_lost = 0, 0
         """Steps answered, and worker processes lost, in the present `play`."""
 
@@ -130,6 +131,7 @@ class Rollout:
                 groups.append(Group(task, whole))
         self.failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
         self.num_left_out = len(tasks) - len(groups)
+        self._tell_unasked([t for members in trajectories for t in members])
         if not groups:
             raise Unplayable(f"no group of this batch could be played: {self.failures[0].error}")
         if self.num_left_out:
@@ -157,6 +159,19 @@ class Rollout:
             started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
         played += [[episode.result() for episode in members] for members in started]
         await self.pool.rest()
+
+    def _tell_unasked(self, played: list[Trajectory]) -> None:
+        """Say which tasks were never asked; again only where a longer prompt comes."""
+        longest = max((t.unasked_tokens for t in played), default=0)
+        if longest > self._longest_unasked:
+            self._longest_unasked = longest
+            tasks = {t.task.position for t in played}
+            unasked = {t.task.position for t in played if t.unasked_tokens}
+            note(
+                f"{len(unasked)} of {len(tasks)} tasks were never asked: their first prompt has up to {longest:,} "
+                f"tokens, and rollout.max_context_tokens is {self.config.max_context_tokens:,}. Raise it above "
+                f"{longest:,}, or shorten what the environment says first."
+            )
 
     async def _play_with_retries(
         self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
@@ -272,6 +287,7 @@ class _Episode:
         self.past: list[PastTurn] = []
         self.status: Status | None = None
         self.num_verdict_timeouts = 0
+        self.unasked_tokens = 0
         self.version = rollout.engine.version if rollout.engine is not None else 0
 
     async def answer(self) -> str | None:
@@ -279,6 +295,8 @@ class _Episode:
         row = self._next_row()
         if len(row.ids) >= self.config.max_context_tokens:
             self.status = Status.TOKEN_LIMIT
+            if not self.turns:
+                self.unasked_tokens = len(row.ids)
             if not any(self.rows[-1].trained):
                 self.rows.pop()
             return None
@@ -333,6 +351,7 @@ class _Episode:
             metadata=self.info.get("metadata", {}),
             verdict=str(self.info.get("verdict", "")),
             num_verdict_timeouts=self.num_verdict_timeouts,
+            unasked_tokens=self.unasked_tokens,
         )  # fmt: skip
 
     def _next_row(self) -> _Draft:

@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agentrl.config import Config, ModelConfig, TinyModelConfig
 from agentrl.errors import UserError
@@ -132,3 +134,96 @@ def test_set_threads_when_the_model_is_small_then_one_thread(tmp_path: Path) -> 
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] | trim }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TOOL = [{"type": "function", "function": {"name": "buy", "description": "Buy.", "parameters": {"type": "object"}}}]
+
+
+def test_a_system_message_or_tools_that_the_template_would_lose_are_refused_in_one_line() -> None:
+    tokenizer = chatml_tokenizer(GEMMA)
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    assert chat.open("hello")
+    with pytest.raises(UserError, match=r"no system role.*env\.system = \"\"") as caught:
+        chat.open("hello", system="be brief")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="does not show tools") as caught:
+        chat.open("hello", tools=TOOL)
+    assert "\n" not in str(caught.value)
+    silent = chatml_tokenizer("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + CHATML)
+    with pytest.raises(UserError, match="no system role"):
+        Chat(silent, stop_ids=[silent.eos_token_id]).open("hello", system="be brief")
+    knowing = chatml_tokenizer("{% for t in tools or [] %}[{{ t.function.name }}]{% endfor %}" + CHATML)
+    ids = Chat(knowing, stop_ids=[knowing.eos_token_id]).open("hello", system="be brief", tools=TOOL)
+    assert knowing.decode(ids).startswith("[buy]<|im_start|>system\nbe brief<|im_end|>")
+
+
+def test_a_template_that_refuses_a_plain_conversation_is_told_in_one_line() -> None:
+    tokenizer = chatml_tokenizer("{{ raise_exception('never') }}")
+    with pytest.raises(UserError, match="refuses a conversation of the roles user: never") as caught:
+        Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    assert "\n" not in str(caught.value)
+
+
+def test_the_templates_own_end_of_turn_stops_where_it_is_not_the_eos() -> None:
+    tokenizer = chatml_tokenizer()
+    end = tokenizer.eos_token_id
+    tokenizer.add_special_tokens({"eos_token": "<|endoftext|>"})
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    assert chat.end_id == end
+    assert chat.stop_ids == {end, tokenizer.eos_token_id}
+    said = chat.open("hello") + chat.answer_ids("go")
+    whole = tokenizer.decode(said + chat.follow(said, "on"))
+    assert "go<|im_end|>\n<|im_start|>user\non<|im_end|>" in whole
+    cut = [*chat.open("hello"), tokenizer.eos_token_id]
+    assert tokenizer.decode(cut + chat.follow(cut, "on")).count("<|endoftext|><|im_end|>\n<|im_start|>user") == 1
+    tokenizer.eos_token = None
+    assert Chat(tokenizer, stop_ids=[]).stop_ids == {end}
+
+
+def test_a_date_in_the_template_stands_still() -> None:
+    dated = "{% set d = strftime_now('%Y-%m-%d %H:%M:%S.%f') if strftime_now is defined else 'none' %}[{{ d }}]"
+    tokenizer = chatml_tokenizer(dated + CHATML)
+    ids = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id]).open("hello")
+    assert tokenizer.decode(ids).startswith("[2024-07-26 00:00:00.000000]<|im_start|>user")
+
+
+def test_what_a_saved_tokenizer_carries_besides_its_vocabulary_changes_no_ids(tmp_path: Path) -> None:
+    tokenizer = chatml_tokenizer()
+    plain = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id]).open("many words " * 10)
+    tokenizer.backend_tokenizer.enable_truncation(5)
+    tokenizer.backend_tokenizer.enable_padding(length=300)
+    tokenizer.save_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert Chat(again, stop_ids=[again.eos_token_id]).open("many words " * 10) == plain
+
+
+@pytest.mark.parametrize("scheme", ["always", "first", "never"])
+def test_a_row_of_pieces_has_the_ids_of_the_whole_with_sentencepieces_blanks(scheme: str) -> None:
+    letters = sorted(set("▁abcdefghijklmnopqrstuvwxyz.<>/\n"))
+    vocabulary = {t: i for i, t in enumerate(["<unk>", "<s>", "</s>", "[INST]", "[/INST]", *letters])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme=scheme)
+    backend.decoder = decoders.Metaspace(replacement="▁", prepend_scheme=scheme)
+    backend.add_special_tokens(["<s>", "</s>", "[INST]", "[/INST]"])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", clean_up_tokenization_spaces=False
+    )
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST]{{ m['content'] }}[/INST]"
+        "{% else %}{{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
+    )
+    chat = Chat(tokenizer, stop_ids=[2])
+    ids = chat.open("hi")
+    ids += chat.answer_ids("yes")
+    ids += chat.follow(ids, "obs")
+    roles = [("user", "hi"), ("assistant", "yes"), ("user", "obs")]
+    text = tokenizer.apply_chat_template([{"role": r, "content": c} for r, c in roles], tokenize=False)
+    assert ids == tokenizer.encode(text, add_special_tokens=False)
+    answer = tokenizer.encode("<a>cats</a>", add_special_tokens=False)
+    whole = tokenizer.encode("<a>cats</a>\n<b>x</b>", add_special_tokens=False)
+    assert answer + chat.continue_raw("\n<b>x</b>") == whole

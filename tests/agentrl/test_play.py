@@ -8,6 +8,7 @@ import pytest
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import RunError
+from agentrl.evaluate import Evaluation
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engine import Completion
 from agentrl.rollout.env_spec import EnvSpec, count_tasks
@@ -169,6 +170,24 @@ def test_a_full_context_ends_the_episode_as_data() -> None:
     trajectories = toy_rollout(MODULE, TOKENIZER, config).play(TASKS[:2], group_size=2)[0].trajectories
     assert {t.status for t in trajectories} == {Status.TOKEN_LIMIT}
     assert all(len(t.rows[0].ids) <= 20 for t in trajectories)
+
+
+def test_a_task_whose_first_prompt_fills_the_row_is_counted_as_never_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    config = LIMITS.model_copy(update={"max_context_tokens": 5})
+    rollout = toy_rollout(MODULE, TOKENIZER, config)
+    trajectories = [t for group in rollout.play(TASKS[:3], group_size=2) for t in group.trajectories]
+    length = trajectories[0].unasked_tokens
+    assert length >= 5
+    assert all(t.unasked_tokens and not t.turns and t.status is Status.TOKEN_LIMIT for t in trajectories)
+    told = capsys.readouterr().err
+    assert f"3 of 3 tasks were never asked: their first prompt has up to {length} tokens" in told
+    assert f"rollout.max_context_tokens is 5. Raise it above {length}" in told
+    rollout.play(TASKS[:3], group_size=2)
+    assert capsys.readouterr().err == ""
+    metrics = Evaluation(trajectories, "train", 1.0, samples=2).metrics()
+    assert (metrics["eval/never_asked"], metrics["eval/longest_unasked"]) == (6, length)
+    asked = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2)[0].trajectories
+    assert not any(t.unasked_tokens for t in asked)
 
 
 def test_a_turn_limit_ends_the_episode_as_data() -> None:

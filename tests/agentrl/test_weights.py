@@ -103,16 +103,19 @@ def test_no_run_folder_has_no_checkpoint(tmp_path: Path) -> None:
         newest_checkpoint(tmp_path)
 
 
-def test_heads_that_are_no_plain_matrix_product_are_refused() -> None:
+def test_heads_with_unknown_logits_are_refused() -> None:
     module, _ = tiny_policy()
-    scaled, biased = copy.deepcopy(module), copy.deepcopy(module)
-    scaled.config.logits_scaling = 8.0
-    biased.lm_head = torch.nn.Linear(*reversed(module.lm_head.weight.shape), bias=True)
-    for refused, reason in ((scaled, "changes its logits by logits_scaling"), (biased, "has a bias in its lm_head")):
-        with pytest.raises(UserError, match=reason):
-            Policy(refused, temperature=1.0)
-    scaled.config.logits_scaling = 1.0
-    Policy(scaled, temperature=1.0)
+    Policy(copy.deepcopy(module), temperature=1.0)
+    forward = module.forward
+
+    def squared(**words: Any) -> Any:
+        output = forward(**words)
+        output.logits = output.logits.square()
+        return output
+
+    module.forward = squared
+    with pytest.raises(UserError, match="logits are changed behind the head"):
+        Policy(module, temperature=1.0)
 
 
 def add_up(processes: Processes) -> tuple[list[torch.Tensor], torch.Tensor, Any, list[int]]:

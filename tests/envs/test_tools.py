@@ -1,9 +1,12 @@
+import asyncio
 import json
 from typing import Any, Literal
 
 import gymnasium
 import pytest
+from transformers.utils import get_json_schema
 
+from agentrl.envs.errors import DataError
 from agentrl.envs.spaces import FreeText
 from agentrl.envs.tools import ToolCalls, describe_tool
 
@@ -84,12 +87,13 @@ def test_describe_tool_takes_types_defaults_and_meanings_from_the_method() -> No
                 },
                 "required": ["level"],
             },
+            "return": {"type": "string"},
         },
     }
+    assert describe_tool(Kitchen().turn_knob) == get_json_schema(Kitchen().turn_knob)
     optional = describe_tool(Kitchen().taste)["function"]["parameters"]
-    assert optional == {
-        "type": "object", "properties": {"names": {"type": "array", "items": {"type": "string"}}}, "required": [],
-    }  # fmt: skip
+    names = {"type": "array", "items": {"type": "string"}, "nullable": True, "description": "names"}
+    assert optional == {"type": "object", "properties": {"names": names}}
 
 
 def test_a_call_is_carried_out_and_its_result_is_the_observation(env: ToolCalls) -> None:
@@ -132,3 +136,110 @@ def test_a_call_that_cannot_be_carried_out_is_answered_and_marked(env: ToolCalls
 def test_a_tool_that_breaks_by_itself_is_no_fault_of_the_model(env: ToolCalls) -> None:
     with pytest.raises(ConnectionError, match="the gas is off"):
         env.step(call("burn"))
+
+
+class Base(gymnasium.Env[str, str]):
+    observation_space = action_space = FreeText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        return "Go on.", {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return f"heard: {action}", 0.0, True, False, {}
+
+    @property
+    def trap(self) -> str:
+        """A property that must not be read."""
+        raise RuntimeError("read")
+
+    class Options:
+        """A class is no tool."""
+
+
+class Lookup(Base):
+    def look(self, place: str) -> str:
+        """Look somewhere.
+
+        Args:
+            place: where.
+        """
+        return f"nothing at {place}"
+
+
+class AsyncLookup(Lookup):
+    async def ask(self, question: str) -> str:
+        """Ask somebody far away.
+
+        Args:
+            question: what to ask.
+        """
+        self.loops = [*getattr(self, "loops", []), id(asyncio.get_running_loop())]
+        await asyncio.sleep(0)
+        if not question:
+            raise ValueError("no question")
+        return f"answer to {question}"
+
+    @staticmethod
+    def count(number: int) -> str:
+        """Count.
+
+        Args:
+            number: how far.
+        """
+        return str(number)
+
+
+def test_inherited_and_static_methods_are_tools_and_properties_and_classes_are_left_alone() -> None:
+    assert list(ToolCalls(AsyncLookup()).tools) == ["look", "ask", "count"]
+    assert ToolCalls(AsyncLookup()).step(call("count", number=3))[0] == "<tool_response>\n3\n</tool_response>"
+
+
+def test_an_async_tool_is_awaited_in_one_loop_even_inside_a_running_one() -> None:
+    env = ToolCalls(AsyncLookup())
+
+    async def twice() -> list[str]:
+        return [env.step(call("ask", question=q))[0] for q in ("a", "b", "")]
+
+    first, second, error = asyncio.run(twice())
+    assert "answer to a" in first
+    assert "answer to b" in second
+    assert "Error: ValueError: no question" in error
+    assert len(set(env.unwrapped.loops)) == 1  # type: ignore[attr-defined]
+    env.close()
+
+
+def test_without_tools_or_with_an_unknown_one_or_an_untyped_one_there_is_an_error() -> None:
+    class Untyped(Base):
+        def do(self, thing) -> str:  # type: ignore[no-untyped-def]
+            """Do."""
+            return ""
+
+    for env, tools, message in (
+        (Base(), None, "no tools"),
+        (Lookup(), [], "no tools"),
+        (Lookup(), ["fly"], "no method 'fly'"),
+        (Lookup(), ["trap"], "no method 'trap'"),
+        (Untyped(), None, "type hint"),
+    ):
+        with pytest.raises(DataError, match=message) as caught:
+            ToolCalls(env, tools=tools)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "observation", "valid"),
+    [
+        ("<think>I could " + call("look", place="x") + "</think> Done.", "heard: ", True),
+        ("I could " + call("look", place="x") + "</think> Done.", "heard: ", True),
+        ("<think>I could " + call("look", place="x"), "heard: ", True),
+        ("[THINK]" + call("look", place="x") + "[/THINK]Done.", "heard: ", True),
+        ("<think>no</think>" + call("look", place="y"), "nothing at y", True),
+        (call("look", place="<think>"), "nothing at <think>", True),
+        ('<tool_call>\n{"name": "look", "arg', "Error: the call has no end", False),
+        (call("look", place="z") + "<tool_call>", "Error: the call has no end", False),
+    ],
+)
+def test_reasoning_holds_no_calls_and_a_cut_call_is_an_invalid_one(answer: str, observation: str, valid: bool) -> None:
+    text, _, _, _, info = ToolCalls(Lookup()).step(answer)
+    assert observation in text
+    assert info.get("is_valid_action", True) == valid
