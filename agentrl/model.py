@@ -47,7 +47,7 @@ def load_model(config: ModelConfig, *, texts: Iterable[str] | None = None, seed:
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
         module = build_tiny_model(config.tiny, tokenizer, seed=seed)
     else:
-        module, tokenizer = _load_pretrained(config.path)
+        module, tokenizer = _load_pretrained(os.path.expanduser(config.path))
     weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
     module.to(getattr(torch, weights))
     module.compute_dtype = getattr(torch, products)
@@ -138,7 +138,7 @@ def set_threads(config: Config, path: str | None = None) -> None:
 
 
 def _is_small(path: str) -> bool:
-    files = list(Path(path).glob("*.safetensors"))
+    files = list(Path(path).expanduser().glob("*.safetensors"))
     return path == "tiny" or 0 < sum(file.stat().st_size for file in files) < _SMALL_BYTES
 
 

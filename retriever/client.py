@@ -130,6 +130,7 @@ class Client:
 
 def _open(path: str) -> InProcess:
     """A retriever over an index folder, or over the passages of a corpus file."""
+    path = os.path.expanduser(path)
     if Path(path).is_file():
         return Retriever.from_passages(read_corpus(Path(path)))
     folder, _, index = path.partition("#")

@@ -7,6 +7,7 @@ from typing import Any
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import UserError
+from agentrl.plugins import call_own
 from agentrl.rollout.engine import Engine
 from agentrl.rollout.fleet import FleetEngine
 from agentrl.rollout.local import LocalEngine
@@ -34,6 +35,12 @@ def make_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, rank: int
         return LocalEngine(
             module, tokenizer, max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens
         )
+    if ":" in config.engine:
+        made: Engine = call_own(
+            config.engine, "rollout.engine",
+            module=module, tokenizer=tokenizer, config=config, rank=rank, count=count,
+        )  # fmt: skip
+        return made
     if config.endpoints:
         return FleetEngine(
             _own_endpoints(config, rank, count),

@@ -21,6 +21,7 @@ from agentrl.config import RolloutConfig, note
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.rollout.env_calls import Offer, StepResult, guard, look, reset, step, work
 from agentrl.rollout.env_spec import EnvSpec, default_workers
+from agentrl.rollout.loops import run_coroutine
 from agentrl.types import Task
 
 _MAX_WAITING_STEPS = 64
@@ -90,7 +91,7 @@ class EnvPool:
             InfrastructureError: it raised, hung or died, time after time.
         """
         if self._offer is None:
-            self._offer = asyncio.run(self._workers[0].ask_offer()) if self._workers else guard(look, self.spec)
+            self._offer = run_coroutine(self._workers[0].ask_offer()) if self._workers else guard(look, self.spec)
         return self._offer
 
     def acquire(self, *, alone: bool = False) -> Handle:

@@ -94,7 +94,7 @@ class Results:
         runs = []
         for stage, members in cells.items():
             for cell in members:
-                folder = Path(study.config.runs) / cell.key
+                folder = Path(study.config.runs).expanduser() / cell.key
                 if is_done(folder):
                     runs.append(describe_run(cell, folder, stage))
                 elif cell.key in measured:
