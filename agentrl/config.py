@@ -419,6 +419,8 @@ def load_config(
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, value out of range; one line per problem.
     """
+    if isinstance(source, Config) and not overrides:
+        return source
     where, tree = _read_source(source)
     origin = {key: where for key, _ in _leaves(tree)}
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else parse_overrides(list(overrides or []))

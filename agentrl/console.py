@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import PackageNotFoundError, version
 
 from agentrl.installation import DISTRIBUTION
-from agentrl.parsers import PARSERS
+from agentrl.parsers import PARSERS, answer_help
 from agentrl.plugins import make_importable
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -53,11 +53,11 @@ def main(argv: list[str] | None = None) -> int:
 def run_command(name: str, words: list[str]) -> int:
     """A command with its words; its help is answered before anything is loaded."""
     module = COMMANDS[name][0]
-    parser = PARSERS.get(name.replace("-", "_"))
-    if parser is not None and ("-h" in words or "--help" in words):
-        parser().parse_args(["--help"])
+    ours = name.replace("-", "_")
+    if ours in PARSERS:
+        answer_help(ours, words)
     loaded = importlib.import_module(module)
-    if parser is None:
+    if ours not in PARSERS:  # commands of environments and of the retriever guard themselves
         return int(loaded.main(words))
     guard = importlib.import_module("agentrl.cli").main_guard
     return int(guard(lambda: loaded.main(words), outlives_readers=name in _LONG))

@@ -10,6 +10,7 @@ import sys
 from agentrl.analysis.figures import FIGURES, Line, require_matplotlib, save
 from agentrl.cli import main_guard
 from agentrl.errors import UserError
+from agentrl.outputs import output_file
 from agentrl.parsers import figures_parser
 from agentrl.report.view import RunView, describe_differences, load_runs
 from agentrl.types import Metrics
@@ -91,6 +92,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.out.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--out must end in .svg, .png or .pdf, got {options.out}.")
     require_matplotlib()
+    with output_file(options.out, "--out"):  # before the work
+        pass
     lines = collect_lines(load_runs(options.runs))
     lines.sort(key=lambda line: not line.is_reference)
     draw = FIGURES[options.name]

@@ -26,11 +26,11 @@ def fingerprint(module_names: list[str], values: Any) -> dict[str, str]:
             import are included.
         values: options, nested; texts that name something that exists count as data.
     """
-    found: dict[str, str] = {}
-    for file in sorted({file for name in module_names for file in _code_of(name)}):
-        found[f"code {file.name} {len(found)}"] = _hash_file(file)
-        for data in _named_files(file):
-            found[f"data {data}"] = _hash_file(data)
+    files = {file for name in module_names for file in _code_of(name)}
+    named = {data for file in files for data in _named_files(file)}
+    parts = [sorted(f"{file.name} {_hash_file(file)}" for file in kind) for kind in (files, named)]
+    code, data = (hashlib.sha256("\n".join(part).encode("utf-8", "surrogateescape")).hexdigest() for part in parts)
+    found = {"code": code, "data that the code names": data}
     variables = {name: os.environ[name] for name in DATA_VARIABLES if os.environ.get(name)}
     for text in _texts([values, variables]):
         path = Path(os.path.expanduser(text))

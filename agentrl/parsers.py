@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from agentrl.paths import user_path
+from agentrl.shipped import list_configs
 
 Parser = argparse.ArgumentParser
 
@@ -17,12 +18,19 @@ def program(name: str) -> str:
     return f"python -m agentrl.{name}"
 
 
-def answer_help(name: str) -> None:
-    """Print a command's help and exit where that was asked for; called before the imports that take seconds."""
-    words = sys.argv[1:]
-    words = words[: words.index("--")] if "--" in words else words
+def answer_help(name: str, words: list[str] | None = None) -> None:
+    """Answer `--help` and `--list` and exit; called before the imports that take seconds.
+
+    Args:
+        name: module of the command.
+        words: what follows it; None: what this process was started with.
+    """
+    words = sys.argv[1:] if words is None else words
     if "-h" in words or "--help" in words:
         PARSERS[name]().parse_args(["--help"])
+    if "--list" in words and name in ("train", "study"):
+        print(list_configs(studies=name == "study"))
+        sys.exit(0)
 
 
 def train_parser() -> Parser:

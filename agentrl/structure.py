@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         raise MissingExtraError("matplotlib", "figures", "drawing figures")
     found = [entry for path in options.models for entry in _checkpoints(path)]
     rows = {}
+    with output_file(options.out, "--out"):  # before the work
+        pass
     with output_file(options.json, "--json") as write:
         with progress() as bars:
             bar = bars.add_task("measuring", total=len(found))

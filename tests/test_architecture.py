@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.plugins": {"agentrl.errors"},
     "agentrl.shipped": set(),
     "agentrl.outputs": {"agentrl.errors"},
-    "agentrl.parsers": {"agentrl.paths"},
+    "agentrl.parsers": {"agentrl.paths", "agentrl.shipped"},
     "agentrl.console": {"agentrl.installation", "agentrl.parsers", "agentrl.plugins"},
     "agentrl.fingerprint": set(),
     "agentrl.play": CORE | COMMAND | {"agentrl.rollout"},
