@@ -144,6 +144,8 @@ class SampleFile:
             yield file
         finally:
             file.close()
+            if not (folder / "samples.jsonl").stat().st_size:
+                (folder / "samples.jsonl").unlink()
 
     def write(self, trajectory: Trajectory) -> None:
         """Append a sample."""
