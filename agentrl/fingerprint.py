@@ -22,12 +22,13 @@ def fingerprint(module_names: list[str], values: Any) -> dict[str, str]:
     """Name -> hash of the code of modules, of files that it names, and of files and folders among option values.
 
     Args:
-        module_names: imported modules of an environment, a wrapper; those of the same package or folder that they
-            import are included.
+        module_names: imported modules of an environment and its wrapper; what lies beside them and is loaded counts
+            too, and the files that their texts name.
         values: options, nested; texts that name something that exists count as data.
     """
     files = {file for name in module_names for file in _code_of(name)}
-    named = {data for file in files for data in _named_files(file)}
+    own = {file for name in module_names if (file := _source_of(name))}
+    named = {data for file in own for data in _named_files(file)}
     parts = [sorted(f"{file.name} {_hash_file(file)}" for file in kind) for kind in (files, named)]
     code, data = (hashlib.sha256("\n".join(part).encode("utf-8", "surrogateescape")).hexdigest() for part in parts)
     found = {"code": code, "data that the code names": data}
@@ -42,25 +43,30 @@ def fingerprint(module_names: list[str], values: Any) -> dict[str, str]:
     return found
 
 
-def _code_of(name: str) -> Iterator[Path]:
-    """Source files of a module: its package's folder, or itself; and what it loaded from beside it."""
-    spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
-    if spec is None or not spec.origin or not os.path.isfile(spec.origin):
-        return
-    file = Path(spec.origin).resolve()
-    yield file
-    folder = file.parent
-    if "." in name:
-        yield from (path.resolve() for path in sorted(folder.rglob("*.py"))[:_MANY])
-    top = name.partition(".")[0]
+def _code_of(name: str) -> set[Path]:
+    """Source files of a module, of those beside it in its package, and of what is loaded from its folder or package."""
+    file = _source_of(name)
+    if file is None:
+        return set()
+    top, _, inside = name.partition(".")
+    if top == "agentrl":  # a built-in environment: all of its room
+        return {path.resolve() for path in list(file.parent.rglob("*.py"))[:_MANY]}
+    found = {file} | ({path.resolve() for path in file.parent.glob("*.py")} if inside else set())
     for other, module in list(sys.modules.items()):
         origin = getattr(module, "__file__", None)
         if not origin or Path(origin).suffix not in _CODE:
             continue
-        near = Path(origin).resolve().parent == folder and "." not in name
-        own = top != "agentrl" and other.partition(".")[0] == top
-        if near or own:
-            yield Path(origin).resolve()
+        path = Path(origin).resolve()
+        if other.partition(".")[0] == top or path.parent == file.parent:
+            found.add(path)
+    return found
+
+
+def _source_of(name: str) -> Path | None:
+    spec = sys.modules[name].__spec__ if name in sys.modules else importlib.util.find_spec(name)
+    if spec is None or not spec.origin or not os.path.isfile(spec.origin):
+        return None
+    return Path(spec.origin).resolve()
 
 
 def _named_files(file: Path) -> Iterator[Path]:

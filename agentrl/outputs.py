@@ -88,7 +88,12 @@ def require_empty(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file. Give another --run-dir.")
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} is not empty. Give another --run-dir, or continue it with --resume {folder}.")
+        raise not_empty(folder)
+
+
+def not_empty(folder: Path) -> UserError:
+    """What is wrong with a folder that something lies in."""
+    return UserError(f"{folder} is not empty. Give another --run-dir, or continue it with --resume {folder}.")
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from agentrl.config import Config
 from agentrl.installation import DISTRIBUTION, find_checkout
 from agentrl.learner.learner import Update
-from agentrl.outputs import require_empty, write_json
+from agentrl.outputs import not_empty, require_empty, write_json
 from agentrl.run_folder import read_metrics
 from agentrl.types import Group, Metrics, Status, Trajectory
 
@@ -65,7 +65,7 @@ class Run:
         try:
             (folder / "metrics.jsonl").touch(exist_ok=False)
         except FileExistsError:  # in this very moment
-            require_empty(folder)
+            raise not_empty(folder) from None
         run = cls(folder, config, tokenizer=tokenizer)
         write_json(folder / "config.json", config.model_dump())
         write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
