@@ -21,6 +21,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.episodes < 0:
         raise UserError(f"--episodes must be >= 0, got {options.episodes}.")
     out = options.out or options.runs[0] / "report.html"
+    if options.out and not out.parent.is_dir():
+        raise UserError(f"--out: there is no folder {out.parent}.")
     runs = load_runs(options.runs)
     with output_file(out, "--out") as write:
         page = render_page(runs, num_episodes=options.episodes)
