@@ -4,8 +4,11 @@ Plays the environment as a run would (through `EnvSpec`, with `env.format`) and 
 what `info` offers. Exit code 0: nothing failed; 1: something did; 2: bad input.
 """
 
-import argparse
-import asyncio
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("check_env")  # before the imports below, which take seconds
+
 import gc
 import json
 import multiprocessing.reduction
@@ -15,11 +18,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 from transformers import AutoTokenizer
 
 from agentrl.cli import main_guard, parse_command_line
@@ -27,9 +30,13 @@ from agentrl.config import Config, load_config
 from agentrl.env_probe import Episode, Prober, patience, resident_bytes
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model import build_tokenizer
+from agentrl.outputs import output_file
+from agentrl.parsers import check_env_parser
+from agentrl.plugins import explain
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
-from agentrl.rollout.env_spec import EnvSpec, explain, with_conventions
+from agentrl.rollout.env_spec import EnvSpec, with_conventions
+from agentrl.rollout.loops import run_coroutine
 from agentrl.rollout.workers import EnvPool, Handle, WorkerLost
 from agentrl.tracking import console, progress
 from agentrl.types import Task
@@ -92,7 +99,7 @@ def play_elsewhere(spec: EnvSpec, timeout_s: float) -> str:
 
     pool = EnvPool(spec, num_workers=1, step_timeout_s=timeout_s)
     try:
-        return asyncio.run(play(pool.acquire()))
+        return run_coroutine(play(pool.acquire()))
     finally:
         pool.close()
 
@@ -314,41 +321,33 @@ def _difference(a: str, b: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.check_env",
-        description="Play an environment as a run would and say whether it keeps the contract, and what it costs.",
-        epilog="Config keys can be given: --env.options.size 3 --env.format agentrl.envs.tools:ToolCalls. "
-        "Exit code 0: nothing failed; 1: something did; 2: bad input.",
-    )
-    parser.add_argument("env", metavar="ID", help="Gymnasium id, or module:Class")
-    parser.add_argument("--config", type=Path, help="take the settings from a TOML file")
-    parser.add_argument("--tokenizer", help="folder or hub name whose chat template is tried (default: a tiny one)")
-    parser.add_argument("--episodes", type=int, default=1000, help="episodes that memory is watched over (1000)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="... but no longer than this (60)")
-    parser.add_argument("--max-steps", type=int, default=50, help="steps after which an episode is cut (50)")
-    parser.add_argument("--json", type=Path, help="also write the findings there")
-    options, overrides = parse_command_line(parser, argv)
+    options, overrides = parse_command_line(check_env_parser(), argv)
     if options.episodes < 1 or options.max_steps < 1:
         raise UserError("--episodes and --max-steps must be >= 1.")
     config = with_conventions(load_config(options.config, [*overrides, "--env.id", options.env]))
-    findings = run_checks(
-        config,
-        tokenizer=options.tokenizer,
-        num_episodes=options.episodes,
-        budget_s=options.seconds,
-        max_steps=options.max_steps,
-    )
+    with output_file(options.json, "--json") as write:
+        findings = run_checks(
+            config,
+            tokenizer=options.tokenizer,
+            num_episodes=options.episodes,
+            budget_s=options.seconds,
+            max_steps=options.max_steps,
+        )
+        write(json.dumps([vars(finding) for finding in findings], indent=1))
+    print_findings(config, findings)
+    return int(any(finding.verdict == "FAIL" for finding in findings))
+
+
+def print_findings(config: Config, findings: list[Finding]) -> None:
+    """The page."""
     table = Table(title=f"{config.env.id}, split {config.env.split}", title_justify="left", box=None)
     for name in ("check", "", "finding"):
         table.add_column(name, overflow="fold")
     colours = {"ok": "green", "note": "yellow", "FAIL": "bold red"}
     for finding in findings:
-        detail = finding.detail.encode("utf-8", "backslashreplace").decode().replace("[", r"\[")
-        table.add_row(finding.check, f"[{colours[finding.verdict]}]{finding.verdict}[/]", detail)
+        detail = finding.detail.encode("utf-8", "backslashreplace").decode()
+        table.add_row(finding.check, Text(finding.verdict, colours[finding.verdict]), detail)
     console.print(table)
-    if options.json:
-        options.json.write_text(json.dumps([vars(finding) for finding in findings], indent=1))
-    return int(any(finding.verdict == "FAIL" for finding in findings))
 
 
 if __name__ == "__main__":

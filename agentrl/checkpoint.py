@@ -11,6 +11,7 @@ pending.
 import hashlib
 import json
 import os
+import re
 import shutil
 import warnings
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 from agentrl.errors import CheckpointError
 
 _MANIFEST = "trainer/manifest.json"
+_NAME = re.compile(r"step-([0-9]{6,})")
 
 
 @dataclass
@@ -71,7 +73,7 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-    for old in _checkpoints(run)[:-keep]:
+    for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return folder
 
@@ -91,7 +93,7 @@ def newest_checkpoint(run: Path) -> Path:
     """
     if not run.is_dir():
         raise CheckpointError(f"no run folder at {run}.")
-    found = _checkpoints(run)
+    found = checkpoints(run)
     for folder in reversed(found):
         problem = find_damage(folder)
         if problem is None:
@@ -99,6 +101,24 @@ def newest_checkpoint(run: Path) -> Path:
         warnings.warn(f"checkpoint {folder} is damaged ({problem}); trying the one before it.", stacklevel=2)
     reason = "all of them are damaged" if found else "the run ended before the first one was written"
     raise CheckpointError(f"no usable checkpoint in {run / 'checkpoints'}: {reason}. Start the run again.")
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Checkpoint folders that the run wrote, oldest first; copies and renamed ones beside them are the user's."""
+    numbered = [
+        (int(match[1]), path)
+        for path in (run / "checkpoints").glob("step-*")
+        if (match := _NAME.fullmatch(path.name)) and path.is_dir() and not path.is_symlink()
+    ]
+    return [path for number, path in sorted(numbered) if _recorded_step(path) in (number, None)]
+
+
+def _recorded_step(folder: Path) -> int | None:
+    """Batches that a checkpoint says it is of; None where that cannot be read: it is damaged."""
+    try:
+        return int(json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def load_adapter(folder: Path, module: Any) -> None:
@@ -116,7 +136,7 @@ def load_adapter(folder: Path, module: Any) -> None:
 
 def load_trainer_state(folder: Path, names: list[str]) -> TrainerState:
     """The state beside the weights of a checkpoint; `names` are the trained parameters in the optimizer's order."""
-    plain = json.loads((folder / "trainer" / "state.json").read_text())
+    plain = json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))
     tensors = load_file(folder / "trainer" / "optimizer.safetensors")
     optimizer: dict[int, dict[str, torch.Tensor]] = {}
     for key, tensor in tensors.items():
@@ -137,7 +157,7 @@ def load_trainer_state(folder: Path, names: list[str]) -> TrainerState:
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file must have its recorded size and SHA-256."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
+        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return f"no readable {_MANIFEST}"
     for name, (size, digest) in manifest.items():
@@ -174,11 +194,6 @@ def _write(draft: Path, state: TrainerState, module: Any, weights: dict[str, tor
         _flush_file(path)
     _flush_folder(draft / "trainer")
     _flush_folder(draft)
-
-
-def _checkpoints(run: Path) -> list[Path]:
-    """Checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step-*"))
 
 
 def _digest(path: Path) -> str:

@@ -5,17 +5,29 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 
 from agentrl.config import describe_fields, split_overrides
 from agentrl.errors import RunError, UserError
+from agentrl.streams import outliving_readers, print_anything
 
 
-def main_guard(main: Callable[[], int]) -> int:
+def main_guard(main: Callable[[], int], *, outlives_readers: bool = False) -> int:
     """Run a command's `main`; users' errors become one message on stderr and an exit code.
 
-    2: bad input or a full disk; 3: a run that could not go on; 130: Ctrl-C; 143: SIGTERM. Everything else is a bug and
-    keeps its traceback.
+    2: bad input or a full disk; 3: a run that could not go on; 130: Ctrl-C; 143: SIGTERM, 129: SIGHUP, 138: SIGUSR1.
+    Everything else is a bug and keeps its traceback.
+
+    Args:
+        main: the command.
+        outlives_readers: whether it goes on when nobody reads its log any more (runs, evaluations).
     """
+    print_anything()
+    with outliving_readers() if outlives_readers else nullcontext():
+        return _guarded(main)
+
+
+def _guarded(main: Callable[[], int]) -> int:
     try:
         return main()
     except (UserError, ValueError, ImportError) as error:

@@ -8,21 +8,24 @@ import copy
 import datetime
 import difflib
 import hashlib
-import importlib
 import json
+import os
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, UserError
+from agentrl.plugins import find_object, make_importable
+from agentrl.shipped import find_config, shipped_configs
 
 _TINY_LR = 1e-3
+_OWN_NAME = re.compile(r"[\w.]+:[\w.]+")
 _SECRET = re.compile(
     r"(^|[._-])(secret|password|passwd|passphrase|credentials?|(api|secret|private|access)[_-]?keys?)$"
 )
@@ -45,6 +48,14 @@ def _with_iso_dates(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_iso_dates(each) for each in value]
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
+def _own_or(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, str) and _OWN_NAME.fullmatch(value) else handler(value)
+
+
+OR_OWN = WrapValidator(_own_or)
+"""Beside the names of a Literal: `module:Class` or `module:function` of one's own."""
 
 
 class Section(BaseModel):
@@ -70,6 +81,9 @@ class EnvConfig(Section):
     `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
     system: str | None = None
     """System message; None uses what the environment offers, if anything."""
+    reward: str | None = None
+    """`module:function` of one's own, f(trajectory) -> number: the reward of a whole episode, in place of the sum of
+    what the environment gave for its steps. Success stays the environment's."""
 
     @field_validator("options")
     @classmethod
@@ -139,14 +153,16 @@ class WarmstartConfig(Section):
     seed: int = Field(0, ge=0)
     """Seed of demonstrations and initial weights; apart from `train.seed`, so that runs can share a warm start."""
     cache_dir: str | None = None
-    """Folder that keeps finished warm starts by content hash; None uses ~/.cache/agentrl."""
+    """Folder that keeps finished warm starts by content; None uses ~/.cache/agentrl (or AGENTRL_CACHE). Where it cannot
+    be written, the folder for temporary files is used."""
 
 
 class RolloutConfig(Section):
     """How episodes are played."""
 
-    engine: Literal["local", "vllm"] = "local"
-    """`local` decodes with the learner's own module; `vllm` with vLLM, in the learner's process or on `endpoints`."""
+    engine: Annotated[Literal["local", "vllm"], OR_OWN] = "local"
+    """`local` decodes with the learner's own module; `vllm` with vLLM, in the learner's process or on `endpoints`;
+    `module:Class` is an engine of one's own, made with module, tokenizer, config, rank and count."""
     endpoints: list[str] = Field(default_factory=list)
     """vllm: addresses of running servers (`http://host:8000`), at least one for every learner process."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
@@ -217,8 +233,11 @@ class AdvantageConfig(Section):
 class LossConfig(Section):
     """Per-token policy loss."""
 
-    kind: Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"] = "clip"
-    """Which loss (see agentrl/learner/loss.py)."""
+    kind: Annotated[Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"], OR_OWN] = "clip"
+    """Which loss (see agentrl/learner/loss.py), or `module:function` of one's own: f(logprobs, old, behaviour,
+    advantages, row_index, **loss.options) -> a loss per token."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of a loss of one's own."""
     clip_low: float = Field(0.2, gt=0)
     """Ratio clip below 1; dppo: how far a token's probability may fall before it is left out."""
     clip_high: float = Field(0.2, gt=0)
@@ -259,22 +278,16 @@ class KlRateConfig(Section):
 class GateConfig(Section):
     """Decides after each backward whether the gradient is applied and whether the batch is used again."""
 
-    kind: Literal[
-        "dgg",
-        "none",
-        "fixed",
-        "random",
-        "kl",
-        "ess",
-        "clip_fraction",
-        "m2",
-        "total_norm_z",
-        "zclip",
-        "kl_rate",
-        "ess_rate",
-        "norm_skip",
-    ] = "dgg"
-    """Which gate (see agentrl/learner/gate.py)."""
+    kind: Annotated[
+        Literal[
+            "dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip",
+            "kl_rate", "ess_rate", "norm_skip",
+        ],
+        OR_OWN,
+    ] = "dgg"  # fmt: skip
+    """Which gate (see agentrl/learner/gate.py), or `module:Class` of one's own, made with `gate.options`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of a gate of one's own."""
     tau: float = 0.1
     """dgg, total_norm_z: Z-score above which a step is discarded."""
     window: int = Field(20, ge=2)
@@ -403,6 +416,18 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
+    def _expand_homes(cls, tree: Any) -> Any:
+        """`~` in paths, which no shell replaces in a file or behind an equals sign."""
+        places = {"env": ("options",), "model": ("path",), "warmstart": ("cache_dir",), "rollout": ("engine_options",)}
+        found = {
+            name: {**table, **{key: _expand_home(table[key]) for key in keys if key in table}}
+            for name, keys in places.items()
+            if isinstance(table := tree.get(name), dict)
+        }
+        return {**tree, **found}
+
+    @model_validator(mode="before")
+    @classmethod
     def _choose_lr(cls, tree: Any) -> Any:
         """A tiny random model does not move at the rate that suits a pretrained one."""
         learner, model = (tree.get(name, {}) for name in ("learner", "model"))
@@ -412,8 +437,20 @@ class Config(Section):
         return {**tree, "learner": {**learner, "lr": _TINY_LR}} if tiny else tree
 
 
+def _expand_home(value: Any) -> Any:
+    """`~` and `~name` at the beginning of texts, however deep in lists and tables."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value
+    if isinstance(value, dict):
+        return {key: _expand_home(inner) for key, inner in value.items()}
+    return [_expand_home(inner) for inner in value] if isinstance(value, list) else value
+
+
 def load_config(
-    source: Path | dict[str, Any] | None, overrides: list[str] | None = None, *, notify: Callable[[str], None] = note
+    source: Path | str | dict[str, Any] | Config | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    notify: Callable[[str], None] = note,
 ) -> Config:
     """A config with dotted overrides on top.
 
@@ -422,16 +459,19 @@ def load_config(
     where the other environment has a word of its own.
 
     Args:
-        source: TOML file, the resolved tree of an earlier run, or None for the defaults.
-        overrides: command-line words such as `["--learner.lr", "1e-3", "--env.options.num_games=50"]`.
+        source: TOML file or the name of a shipped one (modules of one's own beside the file can then be imported), the
+            resolved tree of an earlier run, a config, or None for the defaults.
+        overrides: `{"learner.lr": 1e-3}`, or command-line words: `["--learner.lr", "1e-3", "--train.seed=1"]`.
         notify: is told what was dropped, one line.
 
     Raises:
         ConfigError: unreadable file, unknown key, wrong type, value out of range; one line per problem.
     """
-    tree = read_toml(source) if isinstance(source, Path) else copy.deepcopy(source or {})
-    origin = {key: str(source) if isinstance(source, Path) else "run folder" for key, _ in _leaves(tree)}
-    pairs = parse_overrides(overrides or [])
+    if isinstance(source, Config) and not overrides:
+        return source
+    where, tree = _read_source(source)
+    origin = {key: where for key, _ in _leaves(tree)}
+    pairs = list(overrides.items()) if isinstance(overrides, Mapping) else parse_overrides(list(overrides or []))
     is_foreign = _drop_foreign_options(tree, dict(pairs).get("env.id"), notify)
     for key, value in pairs:
         _assign(tree, key, value)
@@ -446,12 +486,24 @@ def load_config(
     return config
 
 
+def _read_source(source: Path | str | dict[str, Any] | Config | None) -> tuple[str, dict[str, Any]]:
+    """(what to call it in messages, its tree); a file's folder becomes importable."""
+    if isinstance(source, Config):
+        return "config", source.model_dump(exclude_unset=True)
+    if not isinstance(source, Path | str):
+        return "run folder", copy.deepcopy(source or {})
+    file = find_config(Path(source))
+    tree = read_toml(file)
+    if file.resolve() not in shipped_configs().values():
+        make_importable(file.parent)
+    return str(file), tree
+
+
 def _protocol_defaults(path: str) -> dict[str, Any]:
     """What the wrapper that `env.format` names asks of rollout and learner: its `config_defaults`, by dotted key."""
-    module, _, name = path.partition(":")
     try:
-        wrapper = getattr(importlib.import_module(module), name, None) if name else None
-    except ImportError:  # told where the environment is made
+        wrapper = find_object(path, "env.format") if ":" in path else None
+    except UserError:  # told where the environment is made
         wrapper = None
     return dict(getattr(wrapper, "config_defaults", {}))
 
@@ -538,7 +590,9 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
+        shipped = difflib.get_close_matches(path.as_posix(), list(shipped_configs()), n=1)
+        hint = f" Did you mean {path.parent / near[0]}?" if near else f" Did you mean {shipped[0]}?" if shipped else ""
+        hint = hint or " The shipped ones are listed by agentrl train --list."
         raise ConfigError(f"no config file at {path}.{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read the config file {path}: {error}.") from None

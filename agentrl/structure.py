@@ -1,5 +1,10 @@
 """python -m agentrl.structure MODEL_OR_RUN...: the architectural constants of Theorem 1 (Table 2, Figure 6)."""
 
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("structure")  # before the imports below, which take seconds
+
 import argparse
 import importlib.util
 import json
@@ -12,10 +17,13 @@ from rich.table import Table
 
 from agentrl.analysis.figures import Line, save, structure
 from agentrl.analysis.structure import Structure, measure_structure
+from agentrl.checkpoint import checkpoints
 from agentrl.cli import main_guard
 from agentrl.config import ModelConfig
 from agentrl.errors import MissingExtraError, UserError
 from agentrl.model import load_model
+from agentrl.outputs import output_file
+from agentrl.parsers import structure_parser
 from agentrl.run_folder import episode_files, read_episodes
 from agentrl.tracking import console, progress
 
@@ -50,7 +58,9 @@ def measure(path: Path, options: argparse.Namespace, run: Path | None) -> Struct
     """Constants of one model folder, on episodes of a run or on a text."""
     module, tokenizer = load_model(ModelConfig(path=str(path)), device=torch.device("cpu"))
     if options.text:
-        contexts = contexts_of_text(options.text.read_text(), tokenizer, options.tokens, seed=options.seed)
+        contexts = contexts_of_text(
+            options.text.read_text(encoding="utf-8"), tokenizer, options.tokens, seed=options.seed
+        )
     elif run:
         contexts = contexts_of_run(run, options.tokens, seed=options.seed)
     else:
@@ -60,31 +70,21 @@ def measure(path: Path, options: argparse.Namespace, run: Path | None) -> Struct
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.structure",
-        description="Median and 95th percentile of the constants in Theorem 1. A run folder is measured at each of its "
-        "checkpoints (checkpoint.keep decides how many there are), on its own held-out episodes.",
-    )
-    parser.add_argument("models", nargs="+", type=Path, metavar="MODEL_OR_RUN", help="model folders or run folders")
-    parser.add_argument("--text", type=Path, help="measure on this text file instead")
-    parser.add_argument("--tokens", type=int, default=32, help="tokens measured (default: 32)")
-    parser.add_argument("--samples", type=int, default=4, help="logit rows per token (default: 4)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of tokens and rows (default: 0)")
-    parser.add_argument("--json", type=Path, help="also write the numbers there")
-    parser.add_argument("--out", type=Path, help="also draw C_struct over training (.svg, .png)")
-    options = parser.parse_args(argv)
+    options = structure_parser().parse_args(argv)
     if options.out and importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("matplotlib", "figures", "drawing figures")
     found = [entry for path in options.models for entry in _checkpoints(path)]
     rows = {}
-    with progress() as bars:
-        bar = bars.add_task("measuring", total=len(found))
-        for name, path, run in found:
-            rows[name] = measure(path, options, run)
-            bars.advance(bar)
-    console.print(_table(rows))
-    if options.json:
-        options.json.write_text(json.dumps({name: describe(row) for name, row in rows.items()}, indent=1))
+    with output_file(options.out, "--out"):  # before the work
+        pass
+    with output_file(options.json, "--json") as write:
+        with progress() as bars:
+            bar = bars.add_task("measuring", total=len(found))
+            for name, path, run in found:
+                rows[name] = measure(path, options, run)
+                bars.advance(bar)
+        console.print(_table(rows))
+        write(json.dumps({name: describe(row) for name, row in rows.items()}, indent=1))
     if options.out:
         save(structure(_lines(rows)), options.out)
     return 0
@@ -104,8 +104,7 @@ def describe(row: Structure) -> dict[str, float]:
 def _checkpoints(path: Path) -> list[tuple[str, Path, Path | None]]:
     """(name, model folder, run folder) of every checkpoint of a run, or of a model folder itself."""
     if (path / "metrics.jsonl").is_file():
-        folders = sorted((path / "checkpoints").glob("step-*"))
-        return [(f"{path.name} {folder.name}", folder, path) for folder in folders]
+        return [(f"{path.name} {folder.name}", folder, path) for folder in checkpoints(path)]
     if not (path / "config.json").is_file():
         raise UserError(f"{path} is neither a run folder (metrics.jsonl) nor a model folder (config.json).")
     return [(path.resolve().name, path, None)]

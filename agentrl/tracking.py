@@ -19,15 +19,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agentrl.config import Config
-from agentrl.errors import UserError
+from agentrl.installation import DISTRIBUTION, find_checkout
 from agentrl.learner.learner import Update
+from agentrl.outputs import not_empty, require_empty, write_json
 from agentrl.run_folder import read_metrics
 from agentrl.types import Group, Metrics, Status, Trajectory
 
-console = Console(stderr=False)
+console = Console(stderr=False, markup=False, emoji=False)  # what environments and paths are called is no markup
 
 _PACKAGES = (
-    "agentrl",
+    DISTRIBUTION,
     "torch",
     "transformers",
     "accelerate",
@@ -59,13 +60,15 @@ class Run:
         Raises:
             UserError: the folder exists and is not empty.
         """
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(f"{folder} is not empty. Give another --run-dir, or continue it with --resume {folder}.")
+        require_empty(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "metrics.jsonl").touch(exist_ok=False)
+        except FileExistsError:  # in this very moment
+            raise not_empty(folder) from None
         run = cls(folder, config, tokenizer=tokenizer)
-        _write_json(folder / "config.json", config.model_dump())
-        _write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
-        (folder / "metrics.jsonl").touch()
+        write_json(folder / "config.json", config.model_dump())
+        write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
         return run
 
     @classmethod
@@ -77,7 +80,8 @@ class Run:
         draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
         draft.replace(metrics)
         for path in (folder / "trajectories").glob("step-*.jsonl"):
-            if int(path.stem.removeprefix("step-")) > step:
+            number = path.stem.removeprefix("step-")  # anything else is a copy of the user's
+            if number.isdecimal() and int(number) > step:
                 path.unlink()
         run = cls(folder, config, tokenizer=tokenizer)
         run.costs = next((record for record in reversed(kept) if record["kind"] == "train"), {})
@@ -279,22 +283,35 @@ def describe_software() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    root = Path(__file__).resolve().parents[1]
+    return {**versions, "git_commit": own_commit(Path(__file__).resolve().parents[1])}
+
+
+def own_commit(root: Path) -> str | None:
+    """The commit of a checkout of this project, `+changes` where files differ; None of an installed package.
+
+    An environment inside somebody's repository, or a repository that holds a copy of this package, is not ours.
+    """
     try:
-        git = ["git", "-C", str(root)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, timeout=5, check=True)
-        versions["git_commit"] = commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
-    except (OSError, subprocess.SubprocessError):
-        versions["git_commit"] = None
-    return versions
+        if find_checkout(root) is None or Path(_git(root, "rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        return _git(root, "rev-parse", "HEAD") + ("+changes" if _git(root, "status", "--porcelain") else "")
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    surroundings = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}  # hooks set GIT_DIR
+    command = ["git", "-C", str(root), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True, env=surroundings)
+    return done.stdout.strip()
 
 
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Progress bars on a terminal; silence elsewhere."""
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars
@@ -319,18 +336,6 @@ class LineLog:
             sys.stdout.flush()
 
 
-def default_run_folder(name: str) -> Path:
-    """`runs/NAME-YYYYMMDD-HHMMSS`, with the process number where that is taken."""
-    folder = Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    return folder if not folder.exists() else folder.with_name(f"{folder.name}-{os.getpid()}")
-
-
 def _as_json(value: Any) -> Any:
     """What an environment put into `info` and JSON has no form for: numbers of numpy as numbers, the rest as text."""
     return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    draft = path.with_suffix(".writing")
-    draft.write_text(json.dumps(value, indent=1))
-    draft.replace(path)

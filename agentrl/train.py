@@ -3,12 +3,16 @@
 The only file that knows every room.
 """
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("train")  # before the imports below, which take seconds
+
 import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +50,10 @@ from agentrl.learner.learner import Learner, Update
 from agentrl.learner.score import row_logprobs
 from agentrl.loading import load_models
 from agentrl.model import set_threads, stop_token_ids
+from agentrl.modules import make_callable
+from agentrl.outputs import claim_folder, given_back_if_empty, require_empty
+from agentrl.parsers import program, train_parser
+from agentrl.paths import user_path
 from agentrl.processes import ALONE, Processes
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engine import Engine
@@ -55,14 +63,14 @@ from agentrl.rollout.play import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
 from agentrl.rollout.weight_sync import Host, check_sync, opening_row
 from agentrl.rollout.workers import EnvPool
-from agentrl.run_folder import read_metrics, read_run_config
+from agentrl.run_folder import RunRecord, read_metrics, read_run, read_run_config
 from agentrl.schedule import schedule_table
+from agentrl.shipped import list_configs
 from agentrl.tracking import (
     LineLog,
     Played,
     Run,
     console,
-    default_run_folder,
     join_played,
     progress,
     say,
@@ -99,6 +107,13 @@ class Parts:
     """Signals that ask the run to end."""
     failed_share: float = 0.0
     """Share of the last batch's episodes that failed."""
+
+    def close(self) -> None:
+        """End what runs beside the loop: trackers, workers, the engine."""
+        self.run.close()
+        self.rollout.pool.close()
+        self.eval_rollout.pool.close()
+        self.engine.close()
 
 
 def train(parts: Parts, bars: Progress) -> None:
@@ -268,9 +283,9 @@ def wire(
         host=Host(processes.is_first_here, processes.wait), folder=weights_folder,
     )  # fmt: skip
     chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=limits.context == "conversation")
-    system = config.env.system
-    rollout = Rollout(engine, chat, pools[0], limits, seed=config.train.seed, system=system)
-    eval_rollout = Rollout(engine, chat, pools[1], eval_rollout_config(config), seed=EVAL_SEED, system=system)
+    judged: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
+    rollout = Rollout(engine, chat, pools[0], limits, seed=config.train.seed, **judged)
+    eval_rollout = Rollout(engine, chat, pools[1], eval_rollout_config(config), seed=EVAL_SEED, **judged)
     start = 0
     if checkpoint is not None:
         start = restore(checkpoint, config, learner, sampler, divergence)
@@ -396,19 +411,12 @@ def tell_unasked(steps: list[Metrics], evaluation: Metrics, limit: int) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.train",
-        description="Train a policy by reinforcement learning with gated reuse of rollouts.",
-        epilog="Every config key can be overridden: --learner.lr 1e-3 --gate.kind none. --help-config lists them.",
-    )
-    parser.add_argument("config", nargs="?", type=Path, metavar="CONFIG", help="TOML file; without it, the defaults")
-    parser.add_argument("--run-dir", type=Path, help="where to write (default: runs/NAME-TIME)")
-    parser.add_argument("--resume", type=Path, metavar="RUN", help="continue a run folder from its newest checkpoint")
-    parser.add_argument("--dry-run", action="store_true", help="print the derived schedule and stop")
-    parser.add_argument("--help-config", action="store_true", help="list all config keys with defaults and stop")
-    options, overrides = parse_command_line(parser, argv)
+    options, overrides = parse_command_line(train_parser(), argv)
     if options.help_config:
         print_config_help()
+        return 0
+    if options.list:
+        print(list_configs())
         return 0
     if options.resume and (options.config or options.run_dir):
         raise UserError("--resume RUN brings its own config and folder; give no CONFIG and no --run-dir with it.")
@@ -416,27 +424,64 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         console.print(schedule_table(config))
         return 0
+    name = options.config.stem if options.config else None
+    run(config, name=name, run_dir=options.run_dir, resume=options.resume, command=sys.argv)
+    return 0
+
+
+def run(
+    config: Config | Path | str | None = None,
+    overrides: Mapping[str, Any] | Sequence[str] | None = None,
+    *,
+    run_dir: Path | str | None = None,
+    resume: Path | str | None = None,
+    name: str | None = None,
+    command: list[str] | None = None,
+) -> RunRecord:
+    """Train: the whole of a run, from its checks to its summary. In scripts: `agentrl.train(config)`.
+
+    Args:
+        config: an experiment, its TOML file, the name of a shipped one; None: the defaults, or those of `resume`.
+        overrides: dotted keys and values on top, `{"train.steps": 20}`.
+        run_dir: where to write; None: runs/NAME-TIME.
+        resume: a run folder to continue from its newest checkpoint.
+        name: of the default folder; None: the environment's.
+        command: what to record as the command.
+
+    Returns:
+        The finished run, as `agentrl.read_run` reads it.
+
+    Raises:
+        UserError: something that can be mended beforehand.
+        RunError: the run cannot go on; `resume` may later.
+    """
     started = time.perf_counter()
-    name = options.config.stem if options.config else config.env.id.split("/")[-1].replace(":", "-")
+    source = read_run_config(user_path(str(resume))) if resume and config is None else config
+    config = load_config(source, overrides)
     processes = Processes.join()
     console.quiet = not processes.is_first
-    folder = processes.from_first(options.resume or options.run_dir or default_run_folder(name))
-    parts = wire(config, folder, resume=options.resume is not None, command=sys.argv, processes=processes)
+    given = resume or run_dir
+    claimed = None
+    if given is None and processes.is_first:
+        claimed = claim_folder(name or config.env.id.split("/")[-1].replace(":", "-"))
+    elif run_dir and processes.is_first:
+        require_empty(user_path(str(run_dir)))
+    folder = processes.from_first(user_path(str(given)) if given else claimed)
+    assert folder is not None
+    with given_back_if_empty(claimed):
+        parts = wire(config, folder, resume=resume is not None, command=command or sys.argv, processes=processes)
     try:
         with progress() as bars:
             train_until_interrupted(parts, bars)
     except KeyboardInterrupt:
-        say(f"interrupted; continue with: python -m agentrl.train --resume {folder}")
+        say(f"interrupted; continue with: {program('train')} --resume {folder}")
         raise
     finally:
-        parts.run.close()
-        parts.rollout.pool.close()
-        parts.eval_rollout.pool.close()
-        parts.engine.close()
+        parts.close()
     if processes.is_first:
         summarize(parts, time.perf_counter() - started)
     processes.leave()
-    return 0
+    return read_run(folder)
 
 
 def print_config_help() -> None:
@@ -449,5 +494,7 @@ def print_config_help() -> None:
     console.print(table)
 
 
+make_callable(__name__, run)
+
 if __name__ == "__main__":
-    sys.exit(main_guard(main))
+    sys.exit(main_guard(main, outlives_readers=True))

@@ -8,11 +8,17 @@ stays short of the expert, which leaves RL something to improve. The environment
 what a room holds teaches the names that actions copy.
 """
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("warmstart")  # before the imports below, which take seconds
+
 import math
 import os
 import shutil
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +28,13 @@ import torch
 from agentrl.anatomy import head, head_bias, head_form, hidden_states
 from agentrl.checkpoint import save_model
 from agentrl.cli import main_guard, parse_command_line
-from agentrl.config import Config, content_hash, load_config
+from agentrl.config import Config, content_hash, load_config, note
 from agentrl.errors import UserError
+from agentrl.fingerprint import fingerprint
 from agentrl.learner.batch import BatchRow, micro_batches
 from agentrl.learner.lm_head import token_logprobs
 from agentrl.model import build_tokenizer, load_model, set_threads, stop_token_ids
+from agentrl.parsers import warmstart_parser
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.env_spec import EnvSpec, with_conventions
 from agentrl.rollout.play import Rollout
@@ -36,7 +44,7 @@ from agentrl.rollout.workers import EnvPool
 from agentrl.tracking import LineLog, progress, say
 from agentrl.types import Trajectory
 
-_RECIPE = 1
+_RECIPE = 2
 """Part of the cache key: raised whenever the recipe below changes what comes out."""
 _VOCABULARY_EPISODES = 400
 """Demonstrations whose words become the tiny model's vocabulary."""
@@ -46,10 +54,12 @@ _VOCABULARY_CHARACTERS = 50_000
 
 def warmstart(config: Config) -> Path:
     """Folder of the warm-started model for a config: from the cache, or made now."""
-    folder = cache_folder(config)
-    if (folder / "config.json").is_file():
-        say(f"warm start: {folder} (cached)")
-        return folder
+    name = cache_name(config)
+    cached = next((root / name for root in cache_roots(config) if (root / name / "config.json").is_file()), None)
+    if cached is not None:
+        say(f"warm start: {cached} (cached)")
+        return cached
+    folder = writable_root(config) / name
     texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
     module, tokenizer = load_model(config.model, texts=texts, seed=config.warmstart.seed)
     chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation")
@@ -60,22 +70,64 @@ def warmstart(config: Config) -> Path:
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         save_model(draft, module, tokenizer)
-        if not folder.exists():
+        with suppress(OSError):  # somebody else made it meanwhile
             draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
-def cache_folder(config: Config) -> Path:
-    """Where a config's warm start is kept, named after everything that shapes it."""
-    root = Path(config.warmstart.cache_dir or Path.home() / ".cache" / "agentrl" / "warmstart").expanduser()
+def cache_roots(config: Config) -> list[Path]:
+    """Folders in which a warm start may be found: the configured or usual one, then the one for temporary files."""
+    if config.warmstart.cache_dir is not None:
+        usual = Path(config.warmstart.cache_dir).expanduser()
+    else:
+        base = os.environ.get("AGENTRL_CACHE") or os.path.join(
+            os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "agentrl"
+        )
+        usual = Path(base).expanduser() / "warmstart"
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    temporary = Path(tempfile.gettempdir()) / f"agentrl-{user}" / "warmstart"
+    return [root for root in (usual, temporary) if root == usual or _is_own(temporary.parent)]
+
+
+def writable_root(config: Config) -> Path:
+    """The first of these folders that can be written, made and tried before the work.
+
+    Raises:
+        UserError: there is none.
+    """
+    usual, *others = cache_roots(config)
+    for root in (usual, *others):
+        try:
+            root.mkdir(parents=True, exist_ok=True, mode=0o700)
+            tempfile.TemporaryFile(dir=root).close()
+        except OSError as error:
+            note(f"warm starts cannot be kept in {root} ({error.strerror}); warmstart.cache_dir names another folder")
+            continue
+        return root
+    raise UserError("no folder for the warm start can be written. Set warmstart.cache_dir to one that can.")
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder among everybody's temporary ones is ours, or not there yet."""
+    try:
+        found = folder.lstat()
+    except OSError:
+        return True
+    return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not folder.is_symlink())
+
+
+def cache_name(config: Config) -> str:
+    """The name of a config's warm start: of everything that shapes it, the environment's code and data included."""
     rollout = config.rollout.model_dump(include={"context", "window_turns", "max_turns", "max_context_tokens", "stop"})
     settings = config.warmstart.model_dump(exclude={"cache_dir"})
-    env = config.env.model_dump(exclude={"eval_split"})
+    env = config.env.model_dump(exclude={"eval_split", "reward"})
     model = config.model.model_dump(exclude={"lora_rank", "lora_targets"})  # adapters come after
-    key = content_hash(_RECIPE, env, model, settings, rollout)
-    return root / f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
+    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
+    content = fingerprint(spec.modules(), [config.env.options, config.model.path])
+    key = content_hash(_RECIPE, env, model, settings, rollout, content)
+    return f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
 
 
 def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
@@ -198,13 +250,7 @@ def _imitation_step(
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.warmstart",
-        description="Imitate the environment's expert and print the folder of the model (cached by content).",
-        epilog="Any config key can be overridden, e.g. --warmstart.episodes 2000 --warmstart.noise 0.2.",
-    )
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="TOML file with a [warmstart] table")
-    options, overrides = parse_command_line(parser, argv)
+    options, overrides = parse_command_line(warmstart_parser(), argv)
     config = with_conventions(load_config(options.config, overrides))
     if not config.warmstart.episodes:
         raise UserError("warmstart.episodes is 0: nothing to imitate. Set it to some thousands.")
@@ -219,4 +265,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main_guard(main))
+    sys.exit(main_guard(main, outlives_readers=True))

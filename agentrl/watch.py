@@ -1,6 +1,10 @@
 """python -m agentrl.watch RUN: follow a running job in a browser on this machine, or in the terminal."""
 
-import argparse
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("watch")  # before the imports below, which take seconds
+
 import json
 import sys
 import time
@@ -19,6 +23,7 @@ from rich.table import Table
 from agentrl.analysis.curves import sparkline
 from agentrl.cli import main_guard, parse_command_line
 from agentrl.errors import UserError
+from agentrl.parsers import watch_parser
 from agentrl.report.page import assemble, render_parts, render_run
 from agentrl.report.sections import describe_policy
 from agentrl.report.view import RunView, load_runs, newest_episodes, rate_factors
@@ -155,7 +160,7 @@ def terminal_view(run: RunView) -> RenderableType:
 
 def follow_in_terminal(folder: Path, *, every_s: float, wait: Callable[[float], None] = time.sleep) -> None:
     """Redraw the terminal view until the run has made its last evaluation."""
-    with Live(console=Console(), auto_refresh=False) as live:
+    with Live(console=Console(markup=False, emoji=False), auto_refresh=False) as live:
         while True:
             run = load_runs([folder])[0]
             live.update(terminal_view(run), refresh=True)
@@ -166,16 +171,7 @@ def follow_in_terminal(folder: Path, *, every_s: float, wait: Callable[[float], 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.watch",
-        description="Follow a running (or finished) job: curves, gate, longest episodes, newest trajectories.",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--port", type=int, default=8710, help="port on 127.0.0.1 (default: 8710; 0 takes a free one)")
-    parser.add_argument("--every", type=float, default=2.0, metavar="S", help="seconds between looks (default: 2)")
-    parser.add_argument("--terminal", action="store_true", help="show it here, without a browser")
-    parser.add_argument("--open", action="store_true", help="open the browser")
-    options, overrides = parse_command_line(parser, argv)
+    options, overrides = parse_command_line(watch_parser(), argv)
     if overrides:
         raise UserError(f"watch takes no config keys, got {overrides[0]}.")
     if options.every <= 0:

@@ -1,9 +1,9 @@
 """Text environments under Gymnasium: ALFWorld, WebShop, search-augmented QA, math.
 
 Importing this package registers the ids below with Gymnasium and nothing else; each environment's module is
-loaded by the first `gymnasium.make`. The package is usable without `agentrl`.
+loaded by the first `gymnasium.make`. They are plain Gymnasium environments.
 
-    import envs, gymnasium
+    import agentrl.envs, gymnasium
     env = gymnasium.make("agentrl/ALFWorld-v0", split="train")
 """
 

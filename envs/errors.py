@@ -1,5 +1,7 @@
 """Errors that environments raise for their users."""
 
+from agentrl.installation import install_hint
+
 
 class DataError(ValueError):
     """Data files are missing, damaged, or of another kind than expected.
@@ -12,7 +14,7 @@ class MissingExtraError(ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: pip install 'agentrl[{extra}]'")
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install_hint(extra)}")
 
 
 class NoRoomError(ConnectionError):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agentrl.paths import user_path
 from agentrl.retriever.bm25 import Bm25Index
 from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
 from agentrl.retriever.engine import open_vectors
@@ -302,9 +303,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Serve the result with: python -m agentrl.retriever.serve OUT",
     )
     parser.add_argument(
-        "corpus", type=Path, metavar="CORPUS.jsonl", help='lines of {"id", "contents"} or {"title", "text"}'
+        "corpus", type=user_path, metavar="CORPUS.jsonl", help='lines of {"id", "contents"} or {"title", "text"}'
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder of the index; several indexes may share it")
+    parser.add_argument("out", type=user_path, metavar="OUT", help="folder of the index; several indexes may share it")
     kinds = ", ".join(("exact", *FAISS_KINDS))
     parser.add_argument(
         "--index",

@@ -131,6 +131,7 @@ class Client:
 
 def _open(path: str) -> InProcess:
     """A retriever over an index folder, or over the passages of a corpus file."""
+    path = os.path.expanduser(path)
     if is_faiss_file(Path(path)):
         refuse_file(Path(path))
     if Path(path).is_file():

@@ -168,7 +168,7 @@ class Retriever:
         Raises:
             IndexFolderError: a file is missing, truncated or of another corpus, or the encoder is another one.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         manifest = open_manifest(folder)
         name = index or manifest.get("default")
         if name not in available_indexes(folder):

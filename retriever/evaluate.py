@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.fields import fold, open_text, read_lines, text_of, texts_of
+from agentrl.paths import user_path
 from agentrl.retriever.engine import Retriever, available_indexes
 from agentrl.retriever.errors import MissingExtraError, RequestError, RetrieverError
 from agentrl.retriever.passages import Hit
@@ -78,9 +79,11 @@ def main(arguments: list[str] | None = None) -> int:
         epilog="A question with k supporting titles cannot have recall 1 at fewer than k passages.",
     )
     parser.add_argument(
-        "folder", type=Path, metavar="OUT", help="a folder written by python -m agentrl.retriever.build"
+        "folder", type=user_path, metavar="OUT", help="a folder written by python -m agentrl.retriever.build"
     )
-    parser.add_argument("questions", type=Path, metavar="QUESTIONS.jsonl", help="rows with question, supporting_titles")
+    parser.add_argument(
+        "questions", type=user_path, metavar="QUESTIONS.jsonl", help="rows with question, supporting_titles"
+    )
     parser.add_argument("--index", nargs="+", help="indexes (default: all of the folder)")
     parser.add_argument("--topk", type=int, nargs="+", default=[3, 10], help="numbers of passages (default: 3 10)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="precision of the encoder")

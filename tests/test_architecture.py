@@ -6,15 +6,29 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-CORE = {"agentrl.__version__", "agentrl.errors", "agentrl.types", "agentrl.config"}
+CORE = {"agentrl.__version__", "agentrl.errors", "agentrl.types", "agentrl.config", "agentrl.plugins", "agentrl.paths"}
 MODELS = {"agentrl.anatomy", "agentrl.fidelity"}
+COMMAND = {"agentrl.cli", "agentrl.modules", "agentrl.outputs", "agentrl.parsers", "agentrl.shipped", "agentrl.streams"}
 ANALYSIS = {"agentrl.analysis"}
+SHARED = {"agentrl.paths", "agentrl.installation"}
 # Room -> what of our own code its files may import (prefixes). Modules not listed are a mistake.
 ALLOWED: dict[str, set[str]] = {
-    "agentrl": set(),
-    "agentrl.errors": set(),
+    "agentrl": {"agentrl"},  # for type checkers; names are loaded when they are asked for
+    "agentrl.__main__": {"agentrl.console"},
+    "agentrl.installation": set(),
+    "agentrl.paths": set(),
+    "agentrl.modules": set(),
+    "agentrl.streams": set(),
+    "agentrl.errors": {"agentrl.installation"},
+    "agentrl.plugins": {"agentrl.errors"},
+    "agentrl.shipped": set(),
+    "agentrl.outputs": {"agentrl.errors"},
+    "agentrl.parsers": {"agentrl.paths", "agentrl.shipped"},
+    "agentrl.console": {"agentrl.installation", "agentrl.parsers", "agentrl.plugins"},
+    "agentrl.fingerprint": set(),
+    "agentrl.play": CORE | COMMAND | {"agentrl.rollout"},
     "agentrl.types": {"agentrl.errors"},
-    "agentrl.config": {"agentrl.errors"},
+    "agentrl.config": {"agentrl.errors", "agentrl.plugins", "agentrl.shipped"},
     "agentrl.fields": set(),
     "agentrl.anatomy": {"agentrl.errors"},
     "agentrl.fidelity": set(),
@@ -22,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.model": CORE | {"agentrl.pretrained"},
     "agentrl.analysis": {"agentrl.errors", "agentrl.types", "agentrl.analysis"},
     "agentrl.rollout": CORE | MODELS | {"agentrl.rollout"},
+    "agentrl.rollout.env_calls": CORE | {"agentrl.rollout", "agentrl.interruption", "agentrl.streams"},
     "agentrl.rollout.env_spec": CORE | {"agentrl.envs", "agentrl.rollout.contract"},
     "agentrl.processes": CORE,
     "agentrl.weights": CORE | MODELS | {"agentrl.processes"},
@@ -29,38 +44,39 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.learner.divergence": CORE
     | MODELS
     | {"agentrl.learner", "agentrl.processes", "agentrl.weights", "agentrl.analysis"},
-    "agentrl.cli": CORE,
+    "agentrl.cli": CORE | {"agentrl.streams"},
     "agentrl.interruption": set(),
     "agentrl.estimate": CORE,
     "agentrl.schedule": CORE | {"agentrl.estimate", "agentrl.learner.lm_head", "agentrl.pretrained"},
-    "agentrl.convert_smollm2": CORE | {"agentrl.checkpoint", "agentrl.cli"},
+    "agentrl.convert_smollm2": CORE | {"agentrl.checkpoint", *COMMAND},
     "agentrl.run_folder": CORE,
     "agentrl.checkpoint": CORE | {"agentrl.processes", "agentrl.weights"},
-    "agentrl.tracking": CORE | {"agentrl.rollout", "agentrl.learner", "agentrl.run_folder"},
+    "agentrl.tracking": CORE
+    | {"agentrl.rollout", "agentrl.learner", "agentrl.run_folder", "agentrl.outputs", "agentrl.installation"},
     "agentrl.samples": CORE | {"agentrl.analysis"},
     "agentrl.evaluate": CORE
-    | {"agentrl.analysis", "agentrl.rollout", "agentrl.model", "agentrl.checkpoint", "agentrl.cli", "agentrl.tracking"}
+    | {"agentrl.analysis", "agentrl.rollout", "agentrl.model", "agentrl.checkpoint", *COMMAND, "agentrl.tracking"}
     | {"agentrl.run_folder", "agentrl.samples"},
     "agentrl.warmstart": CORE
     | MODELS
-    | {"agentrl.rollout", "agentrl.learner", "agentrl.model", "agentrl.checkpoint", "agentrl.cli", "agentrl.tracking"},
+    | {"agentrl.rollout", "agentrl.learner", "agentrl.model", "agentrl.checkpoint", *COMMAND, "agentrl.tracking"}
+    | {"agentrl.fingerprint"},
     "agentrl.env_probe": CORE | {"agentrl.rollout"},
-    "agentrl.check_env": CORE
-    | {"agentrl.env_probe", "agentrl.rollout", "agentrl.model", "agentrl.cli", "agentrl.tracking"},
+    "agentrl.check_env": CORE | {"agentrl.env_probe", "agentrl.rollout", "agentrl.model", *COMMAND, "agentrl.tracking"},
     "agentrl.loading": CORE
     | MODELS
     | {"agentrl.learner.score"}
     | {"agentrl.rollout", "agentrl.model", "agentrl.checkpoint", "agentrl.processes", "agentrl.tracking"}
     | {"agentrl.warmstart", "agentrl.weights"},
     "agentrl.train": {"agentrl"},
-    "agentrl.study": CORE | {"agentrl.study", "agentrl.analysis", "agentrl.run_folder", "agentrl.cli"},
-    "agentrl.report": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.run_folder", "agentrl.cli"},
+    "agentrl.study": CORE | {"agentrl.study", "agentrl.analysis", "agentrl.run_folder", *COMMAND},
+    "agentrl.report": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.run_folder", *COMMAND},
     "agentrl.structure": CORE
-    | {"agentrl.analysis", "agentrl.model", "agentrl.run_folder", "agentrl.cli", "agentrl.tracking"},
-    "agentrl.figures": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.cli"},
-    "agentrl.watch": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.run_folder", "agentrl.cli"},
-    "agentrl.envs": {"agentrl.envs", "agentrl.fields", "agentrl.retriever.client", "agentrl.retriever.errors"},
-    "agentrl.retriever": {"agentrl.retriever", "agentrl.fields"},
+    | {"agentrl.analysis", "agentrl.model", "agentrl.run_folder", "agentrl.checkpoint", *COMMAND, "agentrl.tracking"},
+    "agentrl.figures": CORE | {"agentrl.report", "agentrl.analysis", *COMMAND},
+    "agentrl.watch": CORE | {"agentrl.report", "agentrl.analysis", "agentrl.run_folder", *COMMAND},
+    "agentrl.envs": SHARED | {"agentrl.envs", "agentrl.fields", "agentrl.retriever.client", "agentrl.retriever.errors"},
+    "agentrl.retriever": SHARED | {"agentrl.retriever", "agentrl.fields"},
 }
 # Packages of extras may be imported inside functions only.
 EXTRAS = {

@@ -15,6 +15,7 @@ import numpy as np
 from agentrl.config import GateConfig
 from agentrl.errors import RunError, UserError
 from agentrl.learner.rate import EssRateGate, KlRateGate
+from agentrl.plugins import call_own
 from agentrl.types import StepSignal, Verdict
 
 MAX_NON_FINITE = 3
@@ -300,7 +301,9 @@ def make_gate(config: GateConfig, *, seed: int = 0) -> Gate:
     """The gate that a config names, behind the guard against non-finite gradients."""
     kind = config.kind
     gate: Gate
-    if kind == "dgg":
+    if ":" in kind:
+        gate = _own_gate(kind, config.options)
+    elif kind == "dgg":
         gate = ZScoreGate(config)
     elif kind == "total_norm_z":
         gate = ZScoreGate(config, signal_name="grad_norm")
@@ -319,3 +322,12 @@ def make_gate(config: GateConfig, *, seed: int = 0) -> Gate:
     else:
         gate = FixedGate(config.k if kind == "fixed" else None)
     return FiniteGuard(gate)
+
+
+def _own_gate(path: str, options: dict[str, Any]) -> Gate:
+    """A gate of the user's, with everything that the protocol asks for."""
+    gate: Gate = call_own(path, "gate.kind", **options)
+    missing = [name for name in ("judge", "state_dict", "load_state_dict") if not callable(getattr(gate, name, None))]
+    if missing:
+        raise UserError(f"gate.kind: {path} makes a {type(gate).__name__} without {missing[0]}; see agentrl.Gate.")
+    return gate

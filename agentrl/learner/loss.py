@@ -5,12 +5,33 @@ behaviour = policy that sampled (the engine's log-probs), ratio = exp(logprobs -
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import Protocol
 
 import torch
 
 from agentrl.config import LossConfig
+from agentrl.plugins import find_callable
 
 Tensor = torch.Tensor
+
+
+class Loss(Protocol):
+    """A policy loss; one of your own is named `loss.kind = "module:function"`, with `loss.options` as keywords."""
+
+    def __call__(
+        self, logprobs: Tensor, old: Tensor, behaviour: Tensor, advantages: Tensor, row_index: Tensor
+    ) -> Tensor:
+        """The loss of every trained token, [N]; weights, masks and the mean are taken outside.
+
+        Args:
+            logprobs: of the current policy, [N]; carries the gradient.
+            old: of the policy before the first update on the batch, [N].
+            behaviour: of the policy that sampled, by the engine, [N].
+            advantages: [N].
+            row_index: number of the row that a token belongs to, [N].
+        """
+        ...
 
 
 def clip_loss(logprobs: Tensor, old: Tensor, advantages: Tensor, *, low: float, high: float) -> Tensor:
@@ -141,12 +162,15 @@ def mismatch_weights(old: Tensor, behaviour: Tensor, *, cap: float, kind: str = 
     return weights.clamp(max=cap)
 
 
-def policy_loss(config: LossConfig) -> Callable[..., Tensor]:
+def policy_loss(config: LossConfig) -> Loss | Callable[..., Tensor]:
     """The loss that a config names, as f(logprobs, old, behaviour, advantages, row_index) -> [N].
 
     With `tis_cap` the weight of `decoupled` is the same `mismatch_weights` that then multiply every loss, so that it is
     left out here: cut or masked at the cap, and not squared. So with `dppo`, whose ratio then starts from `old`.
     """
+
+    if ":" in config.kind:
+        return partial(find_callable(config.kind, "loss.kind"), **config.options)
 
     def loss(logprobs: Tensor, old: Tensor, behaviour: Tensor, advantages: Tensor, row_index: Tensor) -> Tensor:
         low, high = config.clip_low, config.clip_high

@@ -8,6 +8,7 @@ import torch
 
 from agentrl.config import RolloutConfig
 from agentrl.errors import UserError
+from agentrl.plugins import call_own
 from agentrl.rollout.engine import Engine
 from agentrl.rollout.fleet import FleetEngine
 from agentrl.rollout.local import LocalEngine
@@ -46,6 +47,12 @@ def make_engine(
     """
     if config.engine == "local":
         return _local_engine(config, module, tokenizer)
+    if ":" in config.engine:
+        made: Engine = call_own(
+            config.engine, "rollout.engine",
+            module=module, tokenizer=tokenizer, config=config, rank=rank, count=count,
+        )  # fmt: skip
+        return made
     if config.endpoints:
         return FleetEngine(
             _own_endpoints(config, rank, count),

@@ -13,8 +13,11 @@ from typing import Any
 import gymnasium
 
 from agentrl.errors import InfrastructureError, RunError, UserError
+from agentrl.interruption import SIGNALS
+from agentrl.plugins import explain
 from agentrl.rollout.contract import reset_env, step_env
-from agentrl.rollout.env_spec import EnvSpec, count_tasks, explain
+from agentrl.rollout.env_spec import EnvSpec, count_tasks
+from agentrl.streams import outliving_readers, print_anything
 from agentrl.types import Task
 
 
@@ -38,10 +41,13 @@ class Offer:
 
 def work(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
     """Body of a worker process."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the run's own decides
+    for number in SIGNALS:  # a terminal and a scheduler reach all processes; the run's own decides, and ends this one
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = "1"
-    with suppress(BrokenPipeError, ConnectionResetError):  # nobody listens any more
+    print_anything()
+    with outliving_readers(), suppress(BrokenPipeError, ConnectionResetError):  # nobody listens any more
         serve(spec, pipe, path)
 
 

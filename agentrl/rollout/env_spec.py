@@ -4,12 +4,8 @@ The only file of `agentrl` that imports `envs`.
 """
 
 import difflib
-import importlib
 import inspect
-import os
 import re
-import sys
-import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +19,8 @@ from agentrl import envs
 from agentrl.config import Config
 from agentrl.envs.wrappers import FORMATS
 from agentrl.errors import UserError
-from agentrl.rollout.contract import describe, reset_env
+from agentrl.plugins import find_object, import_module
+from agentrl.rollout.contract import reset_env
 
 
 @dataclass(frozen=True)
@@ -57,7 +54,7 @@ class EnvSpec:
         if not isinstance(made, gymnasium.Env):
             raise UserError(f"env.id: {self.id} makes a {type(made).__name__}, which is no gymnasium.Env.")
         if self.format not in FORMATS:
-            return _find_object(self.format, "env.format")(made)
+            return find_object(self.format, "env.format")(made)
         _refuse_numbers(made, self.id)
         wrapper = FORMATS[self.format]
         return wrapper(made) if wrapper is not None else made
@@ -83,6 +80,12 @@ class EnvSpec:
         if missing:
             raise UserError(f"{self.id} needs env.options.{missing[0]}: its constructor has no default for it.")
         return options
+
+    def modules(self) -> list[str]:
+        """Names of the modules that hold the environment and its wrapper."""
+        paths = [_find_entry_point(self.id)]
+        paths += [find_object(self.format, "env.format")] if ":" in self.format else [FORMATS.get(self.format)]
+        return [path.__module__ for path in paths if getattr(path, "__module__", None)]
 
     def offers_expert(self) -> bool:
         """Whether there is somebody to imitate: an environment asked for its expert names an `expert_action`."""
@@ -133,7 +136,7 @@ def _registered_name(env_id: str) -> str | None:
     """The id under which Gymnasium knows an environment; `module:Name-v0` imports the module that registers it."""
     module, colon, name = env_id.rpartition(":")
     if colon and re.search(r"-v\d+$", name):
-        _import_module(module, "env.id", env_id)
+        import_module(module, "env.id", env_id)
         env_id = name
     return env_id if env_id in registry else None
 
@@ -153,9 +156,9 @@ def _find_entry_point(env_id: str) -> Any:
     if name is not None:
         spec: GymnasiumSpec = registry[name]
         entry_point = spec.entry_point
-        return _find_object(entry_point, env_id) if isinstance(entry_point, str) else entry_point
+        return find_object(entry_point, env_id) if isinstance(entry_point, str) else entry_point
     if ":" in env_id:
-        found = _find_object(env_id, "env.id")
+        found = find_object(env_id, "env.id")
         if not callable(found):
             raise UserError(f"env.id: {env_id} is a {type(found).__name__}; an environment's class is needed.")
         return found
@@ -164,37 +167,6 @@ def _find_entry_point(env_id: str) -> Any:
     raise UserError(
         f"env.id: no environment {env_id!r}. {hint}Built in: {', '.join(envs.ENVIRONMENTS)}; your own: module:Class."
     )
-
-
-def _find_object(path: str, where: str) -> Any:
-    module_name, _, name = path.partition(":")
-    module = _import_module(module_name, where, path)
-    if not hasattr(module, name):
-        near = difflib.get_close_matches(name, dir(module), n=1)
-        raise UserError(f"{where}: {module_name} has no {name!r}." + (f" Did you mean {near[0]}?" if near else ""))
-    return getattr(module, name)
-
-
-def _import_module(name: str, where: str, path: str) -> Any:
-    """A module, also from the folder that the command was given in."""
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        hint = f" A module is named without its ending: {path.replace('.py:', ':')}." if name.endswith(".py") else ""
-        raise UserError(f"{where}: cannot import {name!r} for {path!r}: {error}.{hint}") from None
-    except Exception as error:
-        raise UserError(f"{where}: cannot import {name!r} for {path!r}: {explain(error)}.") from error
-
-
-def explain(error: Exception) -> str:
-    """One line: type, message and the innermost place in somebody's own code."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    is_syntax = isinstance(error, SyntaxError)  # whose message names the place
-    is_told = is_syntax or not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__)
-    place = "" if is_told else f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})"
-    return f"{type(error).__name__}: {' '.join(describe(error, 2000).split())}{place}"
 
 
 def _parameters(entry_point: Any) -> set[str]:

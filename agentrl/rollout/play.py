@@ -14,6 +14,8 @@ from agentrl.errors import InfrastructureError, Unplayable
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
 from agentrl.rollout.engine import Completion, Engine, Sampling
 from agentrl.rollout.env_calls import NoRoom
+from agentrl.rollout.loops import run_coroutine
+from agentrl.rollout.reward import OwnReward
 from agentrl.rollout.workers import EnvPool, Handle, NeighbourLost, WorkerLost
 from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
 
@@ -74,6 +76,7 @@ class Rollout:
         seed: keys the random numbers of every episode, with task, member and turn.
         system: system message; None uses what the environment offers.
         policy: a scripted policy that answers in the engine's place; its rows look exactly like sampled ones.
+        reward: `module:function` of the user's that judges whole episodes (`env.reward`).
     """
 
     def __init__(
@@ -86,10 +89,12 @@ class Rollout:
         seed: int,
         system: str | None = None,
         policy: Policy | None = None,
+        reward: str | None = None,
     ) -> None:
         assert (engine is None) != (policy is None), "either an engine or a scripted policy answers"
         self.engine, self.chat, self.pool, self.config = engine, chat, pool, config
         self.seed, self.system, self.policy = seed, system, policy
+        self.reward = None if reward is None else OwnReward(reward)
         self.seconds = (0.0, 0.0)
         """Wall and CPU seconds of the last `play`."""
         self.failures: list[Trajectory] = []
@@ -118,7 +123,7 @@ class Rollout:
         self._num_steps, self._num_lost = 0, 0
         self.pool.renew()
         try:
-            asyncio.run(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
+            run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         if self.engine is not None:
@@ -196,6 +201,8 @@ class Rollout:
                     failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
                     self._take_note(error, lost=lost)
                     continue
+            if self.reward is not None:
+                self.reward.give(trajectory)
             trajectory.num_retries, trajectory.error = failed + spoiled, error
             return trajectory
         return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)

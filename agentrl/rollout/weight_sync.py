@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from agentrl.errors import MissingExtraError, RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engine import Completion, Engine, Sampling
+from agentrl.rollout.loops import run_coroutine
 from agentrl.types import Row
 
 NamedTensors = Iterable[tuple[str, torch.Tensor]]
@@ -227,7 +228,7 @@ def check_sync(
         turns = [engine.generate(ids, sampling, key=(i,)) for i, ids in enumerate(prefixes)]
         return await asyncio.gather(*turns), [await engine.score(ids) for ids in openings]
 
-    turns, scores = asyncio.run(ask_engine())
+    turns, scores = run_coroutine(ask_engine())
     sampled = [
         abs(a - b)
         for ids, turn in zip(prefixes, turns, strict=True)

@@ -22,6 +22,7 @@ from agentrl.errors import InfrastructureError
 from agentrl.rollout.contract import StepResult, step_env
 from agentrl.rollout.env_calls import KINDS, NoRoom, Offer, close, guard, look, reset, work
 from agentrl.rollout.env_spec import EnvSpec, default_workers
+from agentrl.rollout.loops import run_coroutine
 from agentrl.rollout.room import Room
 from agentrl.types import Task
 
@@ -93,7 +94,7 @@ class EnvPool:
             InfrastructureError: it raised, hung or died, time after time.
         """
         if self._offer is None:
-            self._offer = asyncio.run(self._ask_offer())
+            self._offer = run_coroutine(self._ask_offer())
         return self._offer
 
     async def _ask_offer(self) -> Offer:

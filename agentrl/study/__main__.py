@@ -1,5 +1,10 @@
 """python -m agentrl.study CONFIG: arms x seeds on any number of machines, resumable, with tables of what came out."""
 
+if __name__ == "__main__":
+    from agentrl.parsers import answer_help
+
+    answer_help("study")  # before the imports below, which take seconds
+
 import argparse
 import shlex
 import sys
@@ -10,13 +15,15 @@ from rich.console import Console
 from agentrl.analysis.figures import require_matplotlib
 from agentrl.cli import main_guard
 from agentrl.errors import UserError
+from agentrl.parsers import study_parser
+from agentrl.shipped import find_config, list_configs
 from agentrl.study.pictures import draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_arms
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
 from agentrl.study.tables import replace_section, study_tables, summary_table
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False)
 
 
 def run_study(study: Study, *, stages: list[str], jobs: int, budget_s: float) -> int:
@@ -38,7 +45,7 @@ def run_study(study: Study, *, stages: list[str], jobs: int, budget_s: float) ->
 
 def on_file(study: Study) -> dict[str, Run]:
     """Key -> record of the runs that the results file holds."""
-    path = Path(study.config.results)
+    path = Path(study.config.results).expanduser()
     return Results.read(path).by_key() if path.is_file() else {}
 
 
@@ -56,38 +63,25 @@ def planned(study: Study, measured: dict[str, Run]) -> dict[str, list[Cell]]:
 def write(study: Study, measured: dict[str, Run]) -> None:
     """Write the results file from the run folders, and from what it held before."""
     command = f"python -m agentrl.study {shlex.join(sys.argv[1:])}"
-    Results.collect(study, planned(study, measured), measured).write(Path(study.config.results), command=command)
+    Results.collect(study, planned(study, measured), measured).write(
+        Path(study.config.results).expanduser(), command=command
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m agentrl.study",
-        description="Run a study (arms x seeds), or print the tables of results that were measured before.",
-        epilog="Interrupt it at any time; the same command goes on where it stopped. Give it on as many machines as "
-        "share the working directory: lock files see to it that each run is made once. Runs that the results file "
-        "holds count as done; --results names another file, for measuring anew.",
-    )
-    parser.add_argument("study", type=Path, nargs="+", metavar="STUDY.toml | RESULTS.json")
-    parser.add_argument("--stage", action="append", help="only this stage (may be given more than once)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
-    parser.add_argument("--budget-s", type=float, default=float("inf"), help="start no run after so many CPU seconds")
-    parser.add_argument("--plan", action="store_true", help="list the runs and what is done, and stop")
-    parser.add_argument("--results", help="JSON file to keep results in (default: the one that STUDY.toml names)")
-    parser.add_argument(
-        "--reference", metavar="ARM", help="measure against this arm (default: the study's, single use)"
-    )
-    parser.add_argument("--figures", type=Path, metavar="FOLDER", help="also draw curves and maps there, as SVG")
-    parser.add_argument(
-        "--summary", nargs="+", metavar="ARM", help="one short table instead: these arms against single use"
-    )
-    parser.add_argument("--readme", type=Path, help="put the tables between the study marks of this Markdown file")
+    parser = study_parser()
     options = parser.parse_args(argv)
+    if options.list:
+        print(list_configs(studies=True))
+        return 0
+    if not options.study:
+        parser.error("give a STUDY.toml (--list shows the shipped ones) or some RESULTS.json")
     if all(path.suffix == ".json" for path in options.study):
         return show(options.study, options)
     if len(options.study) != 1:
         raise UserError("give one STUDY.toml, or any number of RESULTS.json.")
-    study = load_study(options.study[0])
+    study = load_study(find_config(options.study[0]))
     if options.results:
         study.config.results = options.results
     unknown = set(options.stage or []) - set(study.config.stages)
@@ -98,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         return print_plan(study)
     stages = options.stage or list(study.config.stages)
     code = run_study(study, stages=stages, jobs=options.jobs, budget_s=options.budget_s)
-    show([Path(study.config.results)], options)
+    show([Path(study.config.results).expanduser()], options)
     return code
 
 

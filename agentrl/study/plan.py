@@ -148,7 +148,7 @@ def load_study(path: Path) -> Study:
         ConfigError: unknown key, arm or stage, or a value that cannot be used.
     """
     config = _build(read_toml(path), path)
-    base = path.parent / config.base
+    base = path.parent / Path(config.base).expanduser()
     study = Study(config, base, content_hash(read_toml(base)))
     for name, arm in config.arms.items():
         if not _NAME.fullmatch(name):

@@ -94,7 +94,7 @@ class Results:
         runs = []
         for stage, members in cells.items():
             for cell in members:
-                folder = Path(study.config.runs) / cell.key
+                folder = Path(study.config.runs).expanduser() / cell.key
                 if cell.key not in measured and is_done(folder):
                     measured[cell.key] = describe_run(cell, folder, stage)
                 if cell.key in measured:

@@ -112,7 +112,7 @@ class Runner:
 
     def folder(self, cell: Cell) -> Path:
         """Run folder of a cell."""
-        return Path(self.study.config.runs) / cell.key
+        return Path(self.study.config.runs).expanduser() / cell.key
 
     def _job(self, cell: Cell) -> tuple[list[str], str]:
         folder = self.folder(cell)
@@ -218,7 +218,7 @@ def _steps_done(folder: Path) -> int:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     """One bar for the stage, one for each run; plain lines where there is no terminal."""
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    console = Console(stderr=True, markup=False, emoji=False)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         yield bars

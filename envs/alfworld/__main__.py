@@ -3,11 +3,11 @@
 import argparse
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 from agentrl.envs.alfworld.commands import pack, play, score, stats
 from agentrl.envs.alfworld.official import SPLITS
 from agentrl.envs.errors import MissingExtraError
+from agentrl.paths import user_path
 
 _DATA_HELP = 'official folder, packed file, or "generated"; default: the variable ALFWORLD_DATA, else generated games'
 
@@ -42,8 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser(
         "pack", help="put the games of a folder into one file that opens in a moment", description=pack.__doc__
     )
-    command.add_argument("source", type=Path, help="official folder, or a tar archive of one (.tar, .tar.xz, .tar.gz)")
-    command.add_argument("target", type=Path, help="file to write, e.g. alfworld.zip")
+    command.add_argument(
+        "source", type=user_path, help="official folder, or a tar archive of one (.tar, .tar.xz, .tar.gz)"
+    )
+    command.add_argument("target", type=user_path, help="file to write, e.g. alfworld.zip")
     command.set_defaults(run=pack)
 
     command = commands.add_parser("play", help="play a game in the terminal", description=play.__doc__)

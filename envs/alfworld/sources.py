@@ -74,7 +74,7 @@ def available_splits(data: str | os.PathLike[str] | None = None) -> list[str]:
 
 
 def _source(data: str | os.PathLike[str] | None) -> str:
-    return os.fspath(data) if data is not None else os.environ.get("ALFWORLD_DATA") or GENERATED
+    return os.path.expanduser(data if data is not None else os.environ.get("ALFWORLD_DATA") or GENERATED)
 
 
 @lru_cache(maxsize=64)

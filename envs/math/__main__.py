@@ -4,7 +4,6 @@ import argparse
 import json
 import sys
 from collections import Counter
-from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
@@ -15,6 +14,7 @@ from agentrl.envs.math.answers import normalise
 from agentrl.envs.math.overlap import find_overlap
 from agentrl.envs.math.problems import NAMED_DATA, Problem, load_problems
 from agentrl.envs.math.verifier import library_verdict, verify
+from agentrl.paths import user_path
 
 _EPILOG = """examples:
   python -m agentrl.envs.math overlap math math500 --data-dir data/math
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     overlap = commands.add_parser("overlap", help="exact, 13-gram and 8-gram overlap of benchmarks with a training set")
     overlap.add_argument("train", metavar="TRAIN", help="training set, or several joined by commas")
     overlap.add_argument("benchmarks", metavar="BENCHMARK", nargs="+", help="benchmarks to look for")
-    overlap.add_argument("--json", type=Path, help="write the ids of the problems concerned there")
+    overlap.add_argument("--json", type=user_path, help="write the ids of the problems concerned there")
     check = commands.add_parser("check", help="load files, and check that every gold answer is accepted as itself")
     check.add_argument("data", metavar="DATA", nargs="+")
     check.add_argument("--split", choices=["train", "test"], default="test", help="split of named data")

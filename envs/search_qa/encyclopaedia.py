@@ -24,6 +24,7 @@ import numpy as np
 
 from agentrl.envs.search_qa import names
 from agentrl.envs.search_qa.questions import Question
+from agentrl.paths import user_path
 
 Style = Literal["full", "compact"]
 KINDS = ("bridge", "compositional", "comparison")
@@ -257,7 +258,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Write the generated encyclopaedia: corpus.jsonl, questions_train.jsonl, questions_test.jsonl.",
         epilog="Then: python -m agentrl.retriever.build OUT/corpus.jsonl INDEX --index minilm/exact",
     )
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder to write to")
+    parser.add_argument("out", type=user_path, metavar="OUT", help="folder to write to")
     parser.add_argument("--seed", type=int, default=0, help="seed of names and facts (default: %(default)s)")
     options = parser.parse_args(arguments)
     made = full_encyclopaedia(options.seed)

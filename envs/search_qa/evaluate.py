@@ -15,6 +15,7 @@ from agentrl.envs.errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
 from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
 from agentrl.fields import open_text, read_lines, texts_of
+from agentrl.paths import user_path
 
 _Z95 = 1.959963984540054
 
@@ -118,7 +119,7 @@ def main(arguments: list[str] | None = None) -> int:
         description="Exact match and F1 of transcripts per data set, with 95 % intervals; the model's own text only.",
         epilog='A row: {"dataset": "nq", "golden_answers": ["..."], "response": "<search>...<answer>...</answer>"}',
     )
-    parser.add_argument("transcripts", type=Path, nargs="+", metavar="TRANSCRIPTS.jsonl")
+    parser.add_argument("transcripts", type=user_path, nargs="+", metavar="TRANSCRIPTS.jsonl")
     options = parser.parse_args(arguments)
     try:
         scored = [row for path in options.transcripts for row in read_transcripts(path)]

@@ -133,7 +133,7 @@ def _is_held_out(question: Question, share: float) -> bool:
 
 @lru_cache(maxsize=64)
 def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
-    file = Path(path)
+    file = Path(path).expanduser()
     if not file.is_file():
         raise DataError(f"no question file at {path} (data set {dataset}); give the path of the published file")
     questions = []

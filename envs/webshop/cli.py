@@ -27,6 +27,7 @@ from agentrl.envs.webshop.reward import OPTION_COUNTERS
 from agentrl.envs.webshop.serve import ShopServer
 from agentrl.envs.webshop.store import build_store
 from agentrl.envs.webshop.synthetic import STYLES, synthesize
+from agentrl.paths import user_path
 
 _EPILOG = """examples:
   python -m agentrl.envs.webshop serve                              shop by hand in the synthetic catalogue
@@ -75,12 +76,14 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_info)
 
     command = commands.add_parser("build", help="index a large catalogue into a folder, once")
-    command.add_argument("--out", type=Path, required=True, help="folder of the shop; an interrupted build goes on")
+    command.add_argument(
+        "--out", type=user_path, required=True, help="folder of the shop; an interrupted build goes on"
+    )
     _add_data_options(command)
     command.set_defaults(run=_build)
 
     command = commands.add_parser("synthesize", help="write a synthetic catalogue as official files")
-    command.add_argument("--out", type=Path, required=True, help="folder for the files")
+    command.add_argument("--out", type=user_path, required=True, help="folder for the files")
     command.add_argument("--num-products", type=int, default=1000, help="(default: %(default)s)")
     command.add_argument("--catalogue-seed", type=int, default=0, help="(default: %(default)s)")
     command.add_argument("--style", choices=STYLES, default="full", help="(default: %(default)s)")

@@ -24,7 +24,7 @@ _LARGEST_IN_MEMORY = 20_000  # products; larger catalogues are built into a fold
 
 def find_source(data_dir: str | None) -> str:
     """What `data_dir` stands for: itself, the folder in the environment variable WEBSHOP_DATA, or "synthetic"."""
-    return data_dir or os.environ.get(DATA_VARIABLE) or SYNTHETIC
+    return os.path.expanduser(data_dir or os.environ.get(DATA_VARIABLE) or SYNTHETIC)
 
 
 def open_shop(data_dir: str | None = None, **options: Any) -> Shop:

@@ -11,6 +11,8 @@ import importlib.util
 import json
 import os
 import re
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -86,9 +88,22 @@ def nouns_of_catalogue(products: Sequence[Product], *, folder: Path, method: str
         return list(nouns_of_stream(products, folder=folder, method=method))
     if cached.is_file():
         return list(_from_file(products, cached))
+    keeps = _can_write(cached.parent)  # before the minutes that the work takes
     tagged = list(track(add_nouns(products, method=method), description="Tagging titles", total=len(products)))
-    _write(cached, {product.asin: product.nouns for product in tagged})
+    if keeps:
+        _write(cached, {product.asin: product.nouns for product in tagged})
     return tagged
+
+
+def _can_write(folder: Path) -> bool:
+    """Whether a cache can be kept there; a note where not: the work is done anew each time."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        print(f"note: nouns cannot be kept in {folder} ({error.strerror}); set AGENTRL_CACHE", file=sys.stderr)
+        return False
+    return True
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,17 @@ from agentrl.cli import main_guard
 from agentrl.config import TinyModelConfig, build_config
 from agentrl.envs.errors import DataError
 from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
+from agentrl.installation import install_hint
 from agentrl.interruption import Interrupted, Interruption
 from agentrl.model import build_tiny_model, build_tokenizer, recompute_activations
+from agentrl.outputs import claim_folder
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.env_calls import serve
 from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.scripted import expert_policy, random_policy
 from agentrl.run_folder import read_metrics, read_run_config
 from agentrl.schedule import format_bytes, schedule_table
-from agentrl.tracking import LineLog, default_run_folder
+from agentrl.tracking import LineLog
 from agentrl.types import Task
 from tests.toy import ColourEnv
 
@@ -47,7 +50,7 @@ def raising(error: BaseException) -> int:
         (UserError("no such key"), 2, "error: no such key\n"),
         (UserError("one\ntwo"), 2, "error: one\nerror: two\n"),
         (DataError("no such file"), 2, "error: no such file\n"),
-        (MissingExtraError("vllm", "vllm", "The engine"), 2, "Install it with: pip install 'agentrl[vllm]'"),
+        (MissingExtraError("vllm", "vllm", "The engine"), 2, f"Install it with: {install_hint('vllm')}"),
         (OSError(28, "No space left on device"), 2, "the disk is full"),
         (OSError(122, "Disk quota exceeded"), 2, "the disk is full"),
         (PermissionError(13, "Permission denied", "/data/x"), 2, "no permission"),
@@ -198,13 +201,16 @@ def test_chat_without_a_fast_tokenizer_gives_the_same_ids() -> None:
     assert (chat.open("red"), chat.decode_answer([*chat.open("red green"), 1])) == with_backend
 
 
-def test_default_run_folder_avoids_one_that_exists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claimed_folders_of_one_second_are_all_different_and_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("time.strftime", lambda _: "now")
-    first = default_run_folder("x")
-    first.mkdir(parents=True)
-    assert str(first) == "runs/x-now"
-    assert str(default_run_folder("x")) == f"runs/x-now-{os.getpid()}"
+    with ThreadPoolExecutor(8) as threads:
+        claimed = list(threads.map(lambda _: claim_folder("x"), range(24)))
+    assert len(set(claimed)) == 24
+    assert all(folder.is_dir() for folder in claimed)
+    assert {str(folder) for folder in claimed} >= {"runs/x-now", "runs/x-now-2", "runs/x-now-24"}
 
 
 def test_line_log_prints_now_and_then_and_when_told(capsys: pytest.CaptureFixture[str]) -> None:

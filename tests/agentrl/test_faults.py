@@ -90,8 +90,8 @@ def whole(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("number", "episode", "code", "done"),
     [(signal.SIGTERM, 11, 143, 1), (signal.SIGINT, 11, 130, 1), (signal.SIGTERM, 2, 143, 0),
-     (signal.SIGTERM, 14, 143, 2)],
-    ids=["terminated", "Ctrl-C", "in the first evaluation", "in a later evaluation"],
+     (signal.SIGTERM, 14, 143, 2), (signal.SIGHUP, 11, 129, 1), (signal.SIGUSR1, 11, 138, 1)],
+    ids=["terminated", "Ctrl-C", "in the first evaluation", "in a later evaluation", "terminal gone", "Slurm warns"],
 )  # fmt: skip
 def test_a_signal_saves_a_checkpoint_and_exits_and_the_run_resumes_to_the_same_end(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, episode: int, code: int, done: int

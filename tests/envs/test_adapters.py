@@ -131,7 +131,7 @@ def test_remote_without_a_server_or_with_a_wrong_address_says_so() -> None:
 
 
 def test_openenv_session_is_played_over_a_websocket() -> None:
-    server_module = pytest.importorskip("websockets.sync.server", reason="pip install 'agentrl[openenv]'")
+    server_module = pytest.importorskip("websockets.sync.server", reason="needs the extra openenv")
 
     def session(socket: Any) -> None:
         """The messages of OpenEnv's own server, as documented in openenv.core.env_server.types."""
@@ -242,7 +242,7 @@ def shy(observation: str) -> str:
 @pytest.mark.reference
 @pytest.mark.reference
 def test_textarena_guess_the_number_by_bisection_wins_and_repeats() -> None:
-    pytest.importorskip("textarena", reason="pip install 'agentrl[textarena]'")
+    pytest.importorskip("textarena", reason="needs the extra textarena")
     random.seed(7)
     outside = random.getstate()
 
@@ -270,7 +270,7 @@ def test_textarena_guess_the_number_by_bisection_wins_and_repeats() -> None:
 @pytest.mark.reference
 @pytest.mark.reference
 def test_textarena_marks_invalid_moves_and_names_unknown_games() -> None:
-    pytest.importorskip("textarena", reason="pip install 'agentrl[textarena]'")
+    pytest.importorskip("textarena", reason="needs the extra textarena")
     env = TextArenaEnv("GuessTheNumber-v0")
     env.reset(seed=0)
     assert env.step("I do not know")[4]["is_valid_action"] is False
@@ -286,7 +286,7 @@ def test_textarena_marks_invalid_moves_and_names_unknown_games() -> None:
 @pytest.mark.reference
 @pytest.mark.reference
 def test_textarena_opponents_play_the_other_seats() -> None:
-    pytest.importorskip("textarena", reason="pip install 'agentrl[textarena]'")
+    pytest.importorskip("textarena", reason="needs the extra textarena")
     env = TextArenaEnv("TicTacToe-v0", num_players=2, opponent=f"{__name__}:shy")
     observation, _ = env.reset(seed=0)
     assert "Tic" in observation

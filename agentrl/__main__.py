@@ -1,0 +1,8 @@
+"""python -m agentrl COMMAND ...: the same as the command `agentrl`."""
+
+import sys
+
+from agentrl.console import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Files and folders that a command writes: theirs before the work begins, whole or not there at its end."""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from agentrl.errors import UserError
+
+
+@contextmanager
+def output_file(path: Path | None, option: str) -> Iterator[Callable[[str], None]]:
+    """A function that writes the text of a file, which is opened now and replaces an older one at the end.
+
+    Args:
+        path: the file; folders above it are made. None: nothing is written.
+        option: how the user named it, for the error message.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    special = path.exists() and not path.is_file() and not path.is_dir()  # /dev/stdout
+    draft = path if special else path.with_name(f".{path.name}.{os.getpid()}.writing")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "Is a directory", str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = draft.open("w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{option}: cannot write {path}: {error.strerror}. Name another file.") from None
+    texts: list[str] = []
+    try:
+        with file:
+            yield texts.append
+            file.writelines(texts)
+        if texts and not special:
+            draft.replace(path)
+    finally:
+        if not special:
+            draft.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole or not at all."""
+    draft = path.with_suffix(".writing")
+    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
+    draft.replace(path)
+
+
+def claim_folder(name: str, *, parent: Path = Path("runs")) -> Path:
+    """`runs/NAME-YYYYMMDD-HHMMSS`, made now and by nobody else; with a number behind it where that is taken.
+
+    Raises:
+        UserError: folders cannot be made here.
+    """
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    for number in count(1):
+        folder = parent / f"{name}-{stamp}{'' if number == 1 else f'-{number}'}"
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+        except FileExistsError:
+            if not parent.is_dir():
+                raise UserError(f"{parent} is a file; a folder of this name is needed for results.") from None
+            continue
+        except OSError as error:
+            raise UserError(
+                f"cannot make the folder {folder}: {error.strerror}. Start from a folder that you can write to, or "
+                "name one with --run-dir (train) or --out (evaluate)."
+            ) from None
+        return folder
+    raise AssertionError("unreachable: numbers do not end")
+
+
+def require_empty(folder: Path) -> None:
+    """Refuse a folder that something lies in, before the work.
+
+    Raises:
+        UserError: it is not empty, or a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file. Give another --run-dir.")
+    if folder.exists() and any(folder.iterdir()):
+        raise not_empty(folder)
+
+
+def not_empty(folder: Path) -> UserError:
+    """What is wrong with a folder that something lies in."""
+    return UserError(f"{folder} is not empty. Give another --run-dir, or continue it with --resume {folder}.")
+
+
+@contextmanager
+def given_back_if_empty(folder: Path | None) -> Iterator[None]:
+    """Work that may fail before it has written anything: then the claimed folder goes again."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            for path in (folder, folder.parent if folder.parent.name == "runs" else folder):
+                with suppress(OSError):  # not empty, or gone
+                    path.rmdir()
+        raise
