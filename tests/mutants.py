@@ -47,6 +47,10 @@ EXPLAINED: dict[str, list[tuple[str, str, str]]] = {
         ("z_score > self.threshold else norm", "z_score >= self.threshold else norm", _AT_THE_LIMIT),
         ("z_score > self.threshold else 1.0", "z_score >= self.threshold else 1.0", _AT_THE_LIMIT),
     ],
+    "agentrl/learner/masks.py": [
+        ("max()) + 1", "max()) + 2", "the further row has no token"),
+        ("else 0", "else 1", "no token looks at the only row"),
+    ],
     "agentrl/learner/loss.py": [
         ("advantages < 0", "advantages <= 0", "at A = 0 both losses are 0, and so are their gradients"),
         ("max()) + 1", "max()) + 2", "the further row has no token"),

@@ -78,7 +78,7 @@ class EssRateGate:
     def judge(self, signal: StepSignal) -> Verdict:
         """Never stops."""
         ess = signal.sequence_ess
-        factor = math.sqrt(min(1.0, max(0.0, ess))) if math.isfinite(ess) else 0.0
+        factor = math.sqrt(min(1.0, ess)) if ess > 0 else 0.0  # also where it is not a number
         return Verdict(apply=True, stop=False, statistics={"sequence_ess": ess}, rate_factor=factor)
 
     def state_dict(self) -> dict[str, Any]:

@@ -98,8 +98,19 @@ def assert_same(results: list[dict[str, Any]], expected: dict[str, Any]) -> None
             assert [step[key] for key in ("k", "applied", "stopped", "reason")] == [
                 wanted[key] for key in ("k", "applied", "stopped", "reason")
             ]
-            for key in ("head_energy", "grad_norm", "loss", "kl", "ess", "max_ratio", "grad_norm_attention"):
+            for key in (
+                "head_energy",
+                "grad_norm",
+                "loss",
+                "kl",
+                "ess",
+                "sequence_ess",
+                "max_ratio",
+                "grad_norm_attention",
+            ):
                 assert step[key] == pytest.approx(wanted[key], rel=1e-5, abs=1e-8), key
+            assert step.get("masked") == pytest.approx(wanted.get("masked"))
+            assert step.get("rate_factor") == wanted.get("rate_factor")
         for name, weight in expected["weights"].items():
             assert float((result["weights"][name] - weight).norm()) <= 1e-6 * float(weight.norm()), name
 
@@ -115,6 +126,11 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
     "tied": (settings(gate={**GATE, "energy": "tied"}), True),
     "batch statistics": (settings(advantage={"estimator": "reinforce_pp", "drop_equal": True}), False),
     "m2po": (settings(loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
+    "masks": (
+        settings(loss={"kind": "dppo", "sequence_mask": "max", "sequence_limit": 52.0}),
+        False,
+    ),
+    "kl rate": (settings(gate={"kind": "kl_rate", "kl_rate": {"target": 1e-3}}), False),
     "kl": (settings(loss={"kl_coef": 0.1, "normalization": "sequence_mean"}), False),
     "kl in reward": (settings(loss={"kl_coef": 0.1, "kl_kind": "k1", "kl_in": "reward"}), False),
     "checkpointing": (settings(model={"gradient_checkpointing": True}), False),
@@ -123,6 +139,7 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
     "sharded": (settings(learner=SHARD), False),
     "sharded tied": (settings(learner=SHARD, gate={**GATE, "energy": "tied"}), True),
     "sharded m2po": (settings(learner=SHARD, loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
+    "sharded masks": (settings(learner=SHARD, loss={"sequence_mask": "mean", "sequence_limit": 6.0}), False),
     "sharded lora": (settings(learner=SHARD, model={"lora_rank": 4}), False),
     "sharded checkpointing": (settings(learner=SHARD, model={"gradient_checkpointing": True}), False),
 }
@@ -144,7 +161,10 @@ def check(name: str, batches: range, counts: tuple[int, ...]) -> None:
         pytest.importorskip("peft", reason="the extra lora is not installed")
     config, tie = SETTINGS[name]
     alone = learn(ALONE, config, tie, batches)
-    assert {step["reason"] for step in alone["steps"]} == {"", "surge"}, "the gate must have had something to decide"
+    closing = "kl" if config.gate.kind == "kl_rate" else "surge"
+    assert {step["reason"] for step in alone["steps"]} == {"", closing}, "the gate must have had something to decide"
+    if "masks" in name:
+        assert any(0 < step["masked"] < 1 for step in alone["steps"]), "the masks must have left something out"
     for count in counts:
         assert_same(together(count, learn, config, tie, batches), alone)
 

@@ -42,6 +42,11 @@ def test_dppo_keeps_a_token_whose_probability_moved_just_to_the_limit() -> None:
     assert keep.all()
 
 
+def test_dppo_treats_a_token_without_advantage_like_a_bad_one() -> None:
+    keep = dppo_mask(logs(0.1, 0.9), logs(0.5, 0.5), worth(0.0, 0.0), low=0.2, high=0.2)
+    assert keep.tolist() == [False, True]
+
+
 def test_dppo_loss_weighs_by_the_policy_that_sampled_unless_the_mismatch_is_corrected_apart() -> None:
     new, old, behaviour, advantages = logs(0.4, 0.1), logs(0.2, 0.2), logs(0.1, 0.4), worth(1.0, -2.0)
     plain = policy_loss(LossConfig(kind="dppo", tis_cap=0.0))(new, old, behaviour, advantages, rows(0, 0))
@@ -57,6 +62,9 @@ def test_sequence_mask_by_its_worst_token_leaves_out_the_whole_row() -> None:
     keep = sequence_mask(drift, torch.zeros(5), index, kind="max", limit=0.05)
     assert keep.tolist() == [True, True, False, False, False]
     assert sequence_mask(drift, torch.zeros(5), index, kind="max", limit=0.0801).all()
+    half = worth(0.5)  # .125, a number that floats hold exactly
+    for limit, kept in ((0.125, True), (0.1249, False), (0.1, False)):
+        assert sequence_mask(half, torch.zeros(1), rows(0), kind="max", limit=limit).tolist() == [kept]
 
 
 def test_sequence_mask_by_its_mean_forgives_one_bad_token() -> None:
@@ -86,8 +94,9 @@ def test_token_mask_joins_both_masks_and_is_none_where_nothing_masks() -> None:
         ("dppo", "off", [False, True, True]),
         ("clip", "max", [False, False, True]),  # ln(1.8)^2 / 2 = .1727
         ("dppo", "max", [False, False, True]),
+        ("dppo", "mean", [False, True, True]),  # (.8 - ln 1.8) / 2 = .1061
     ):
-        found = keep(kind=kind, sequence_mask=sequence)
+        found = keep(kind=kind, sequence_mask=sequence, sequence_limit=0.11)
         assert found is not None
         assert found.tolist() == expected
 

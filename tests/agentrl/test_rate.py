@@ -28,6 +28,7 @@ GO, STOP = (True, False, ""), (False, True, "kl")
 def test_kl_rate_discards_and_stops_strictly_above_its_target_and_never_at_k_1() -> None:
     gate = make_gate(GateConfig(kind="kl_rate"))
     assert outcomes(feed(gate, [0.5, 0.01, 0.0100001])) == [GO, GO, STOP]
+    assert gate.judge(StepSignal(1, 1.0, kl=0.25)).statistics == {"kl": 0.25}
     assert outcomes(feed(gate, [0.0, math.nan])) == [GO, STOP]
     assert outcomes(feed(gate, [0.0, math.inf])) == [GO, STOP]
 
@@ -96,11 +97,14 @@ def test_kl_rate_after_a_gradient_that_is_not_finite_falls() -> None:
     assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1.3**-2)
 
 
-@pytest.mark.parametrize(("ess", "factor"), [(1.0, 1.0), (0.25, 0.5), (0.81, 0.9), (1.0000001, 1.0), (math.nan, 0.0)])
+@pytest.mark.parametrize(("ess", "factor"), [(1.0, 1.0), (0.25, 0.5), (0.81, 0.9), (1.5, 1.0), (math.nan, 0.0)])
 def test_ess_rate_is_the_root_of_the_effective_share_of_sequences(ess: float, factor: float) -> None:
-    verdict = make_gate(GateConfig(kind="ess_rate")).judge(StepSignal(2, 1.0, sequence_ess=ess))
+    gate = make_gate(GateConfig(kind="ess_rate"))
+    verdict = gate.judge(StepSignal(2, 1.0, sequence_ess=ess))
     assert (verdict.apply, verdict.stop) == (True, False)
     assert verdict.rate_factor == pytest.approx(factor)
+    assert verdict.statistics.keys() == {"sequence_ess"}
+    assert gate.state_dict() == {"in_a_row": 0, "gate": {}}
 
 
 def test_the_learner_under_ess_rate_steps_at_the_root_of_its_own_ess() -> None:
