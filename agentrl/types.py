@@ -158,7 +158,7 @@ class StepSignal:
     loss: float = 0.0
     """Value of the objective."""
     kl: float = 0.0
-    """Mean k3 estimate of KL(rollout policy || current policy) over trained tokens."""
+    """Mean k3 estimate of KL(policy at the first pass over the batch || current) over trained tokens; 0 at k = 1."""
     clip_fraction: float = 0.0
     """Share of trained tokens whose ratio is outside the clip range on the active side."""
     ess: float = 1.0
