@@ -10,8 +10,6 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor, Partial
 
-from agentrl.anatomy import PLAIN, HeadForm
-
 
 class HeadGradient:
     """Collects dL/dW of the head over micro-batches, in fp32, apart from any other use of the weight.
@@ -232,7 +230,7 @@ def token_logprobs(
     chunk: int | None = None,
     sink: HeadGradient | None = None,
     with_entropy: bool = False,
-    form: HeadForm = PLAIN,
+    form: Any = None,
     bias: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Log-probs of target tokens, and (without gradient) the entropy of their distributions.
@@ -245,7 +243,7 @@ def token_logprobs(
         chunk: tokens whose logits exist at once; None takes what suits the vocabulary and the device.
         sink: receives dL/dW in backward instead of `weight.grad`; also where the weight is frozen.
         with_entropy: also return the entropies in nats, [N].
-        form: what the model does behind the head; its factor before the head is in `hidden` already.
+        form: what the model does behind the head (`anatomy.HeadForm`); None: nothing. Its factor before the head is in `hidden` already.
         bias: of the head, [V].
 
     Returns:
@@ -253,13 +251,12 @@ def token_logprobs(
     """
     chunk = min(chunk or default_chunk(len(weight), hidden.device), max(1, len(hidden)))
     entropy = torch.empty(len(hidden), dtype=_accumulation_type(hidden), device=hidden.device) if with_entropy else None
-    if form.cap is None and bias is None:
+    after, cap = (1.0, None) if form is None else (form.after, form.cap)
+    if cap is None and bias is None:
         # A factor of the logits is a temperature.
-        logprobs = _HeadLogprobs.apply(hidden, weight, targets, temperature / form.after, chunk, sink, entropy)
+        logprobs = _HeadLogprobs.apply(hidden, weight, targets, temperature / after, chunk, sink, entropy)
     else:
-        logprobs = _ShapedLogprobs.apply(
-            hidden, weight, bias, targets, temperature, chunk, sink, entropy, form.after, form.cap
-        )
+        logprobs = _ShapedLogprobs.apply(hidden, weight, bias, targets, temperature, chunk, sink, entropy, after, cap)
     return logprobs, entropy
 
 
@@ -292,7 +289,8 @@ def _shaped_logits(
     logits = (hidden @ weight.t()).to(_accumulation_type(hidden))
     if bias is not None:
         logits += bias
-    return HeadForm(after=after, cap=cap).apply(logits) / temperature
+    logits = logits * after if cap is None else torch.tanh(logits * (after / cap)) * cap
+    return logits / temperature
 
 
 def _entropy(logprobs: torch.Tensor) -> torch.Tensor:
