@@ -243,7 +243,8 @@ def token_logprobs(
         chunk: tokens whose logits exist at once; None takes what suits the vocabulary and the device.
         sink: receives dL/dW in backward instead of `weight.grad`; also where the weight is frozen.
         with_entropy: also return the entropies in nats, [N].
-        form: what the model does behind the head (`anatomy.HeadForm`); None: nothing. Its factor before the head is in `hidden` already.
+        form: what the model does behind the head (`anatomy.HeadForm`); None: nothing. Its factor before the head is
+            in `hidden` already.
         bias: of the head, [V].
 
     Returns:
