@@ -104,6 +104,7 @@ def stage_runs(proof: Proof) -> dict[str, Any]:
     return gpu_runs.smollm2(
         proof.options.out, proof.options.model, tiny=proof.options.tiny,
         seconds=proof.left_s - 15, at_once=proof.options.at_once, seeds=proof.options.seeds,
+        tasks=proof.options.tasks,
     )  # fmt: skip
 
 
@@ -126,6 +127,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="which, in order")
     parser.add_argument("--model", default="smollm2", metavar="FOLDER", help="SmolLM2-135M for the runs")
     parser.add_argument("--seeds", type=int, default=3, help="seeds of the runs, as far as time suffices")
+    parser.add_argument(
+        "--tasks", nargs="+", choices=["math", "alfworld"], default=["math", "alfworld"], help="of the runs"
+    )
     parser.add_argument("--at-once", type=int, default=6, help="runs that share the device")
     parser.add_argument("--reserve-s", type=float, default=30.0, help="the learner starts nothing with less time left")
     parser.add_argument("--tiny", action="store_true", help="tiny shapes: shows that it runs, no figure for anybody")

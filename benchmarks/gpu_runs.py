@@ -115,16 +115,20 @@ def quickstart(out: Path, *, tiny: bool, seconds: float) -> dict[str, Any]:
     return found
 
 
-def smollm2(out: Path, model: str, *, tiny: bool, seconds: float, at_once: int, seeds: int) -> dict[str, Any]:
-    """Four rules on generated sums and small ALFWorld rooms, as many seeds as time allows, one after another."""
+def smollm2(
+    out: Path, model: str, *, tiny: bool, seconds: float, at_once: int, seeds: int, tasks: Sequence[str]
+) -> dict[str, Any]:
+    """Four rules on each task (`configs/TASK_smollm2.toml`), as many seeds as time allows, one after another."""
     end = time.monotonic() + seconds
     common = ["--model.path", "tiny" if tiny else str(Path(model).resolve()), "--tracking.trackers", "[]",
               "--warmstart.cache_dir", str((out / "warmstart").resolve()), "--checkpoint.every", "0",
               "--tracking.trajectories_every", "50"]  # fmt: skip
     few = ["--warmstart.episodes", "16", *_TINY_TRAIN] if tiny else ["--train.steps", "200"]
-    tasks = {task: [f"configs/{task}_smollm2.toml", *common, *few] for task in ("math", "alfworld")}
-    tasks["alfworld"] += ["--model.dtype", "mixed", "--learner.microbatch_tokens", "16384"]
-    warm = [Job(f"warm {task}", ["agentrl.warmstart", *words], out / f"warm-{task}") for task, words in tasks.items()]
+    mixed = ["--model.dtype", "mixed", "--learner.microbatch_tokens", "16384"]
+    commands = {task: [f"configs/{task}_smollm2.toml", *common, *mixed, *few] for task in tasks}
+    warm = [
+        Job(f"warm {task}", ["agentrl.warmstart", *words], out / f"warm-{task}") for task, words in commands.items()
+    ]
     run_all(warm, at_once=2, seconds=seconds)
     runs = (out / "runs").resolve()
     jobs = [
@@ -134,7 +138,7 @@ def smollm2(out: Path, model: str, *, tiny: bool, seconds: float, at_once: int, 
             runs / name,
         )
         for seed in range(1 if tiny else seeds)
-        for task, words in tasks.items()
+        for task, words in commands.items()
         for arm, rule in ARMS.items()
         for name in [f"{task}-{arm}-{seed}"]
     ]
