@@ -17,7 +17,7 @@ train: $(VENV)/base.done
 	$(BIN)/python -m agentrl.train configs/quickstart.toml
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 	$(BIN)/python -m pytest -m "slow or reference"

@@ -22,6 +22,8 @@ from agentrl.rollout.masks import Layout, layouts
 
 # Waiting rows are prefilled once they number this share of the running ones: fewer, fuller forward passes.
 _PREFILL_SHARE = 0.25
+_WIDTH_STEP = 128
+"""On a GPU rows attend to a multiple of so many positions, of which those not yet filled are masked."""
 
 
 @dataclass(eq=False)
@@ -273,6 +275,8 @@ class LocalEngine:
         slots = [row.slot for row, _ in rows]
         width = max(lengths)
         filled = max(begin + length for begin, length in zip(begins, lengths, strict=True))
+        if self._device.type == "cuda":  # cuDNN plans anew for every width: 1 ms a layer on an H200
+            filled = min(-(-filled // _WIDTH_STEP) * _WIDTH_STEP, self.max_context_tokens)
         if filled > self._cache.num_positions:
             self._cache.grow(min(self.max_context_tokens, max(filled, 2 * self._cache.num_positions)))
         for row, new in rows:

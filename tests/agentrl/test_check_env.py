@@ -76,6 +76,7 @@ def no_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_env, "check_other_process", lambda prober, there: fine)
 
 
+@pytest.mark.slow
 def test_a_good_environment_passes_every_check_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, findings = run("tests.toy:ColourEnv", tmp_path, "--env.eval_split", "test")
     assert code == 0

@@ -275,6 +275,6 @@ def test_verifier_when_math_verify_is_missing_then_names_the_extra(monkeypatch: 
     from agentrl.envs.errors import MissingExtraError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"agentrl\[math\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[math\]"):
         verify("x", r"\boxed{a+b+c+d}")
     assert verify("0.5", r"\boxed{\frac12}").correct

@@ -161,7 +161,7 @@ def test_env_when_name_or_config_is_wrong_then_says_what_is_right(monkeypatch: p
     with pytest.raises(ValueError, match="num_problems"):
         ReasoningGymEnv(num_problems=0)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"agentrl\[math\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[math\]"):
         ReasoningGymEnv()
 
 

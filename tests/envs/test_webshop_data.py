@@ -306,7 +306,7 @@ def test_read_records_when_an_element_crosses_the_buffer_then_is_read_whole(tmp_
 def test_nouns_when_spacy_is_missing_then_the_error_names_the_extra(monkeypatch, tmp_path):
     monkeypatch.setattr(nouns.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("AGENTRL_CACHE", str(tmp_path))
-    with pytest.raises(MissingExtraError, match=r"agentrl\[webshop\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[webshop\]"):
         nouns_of_catalogue(three_products(), folder=tmp_path, method="spacy")
 
 

@@ -57,7 +57,7 @@ def test_probe_recognises_the_encoder_and_no_other(tiny_bert):
 
 
 def test_encoder_in_an_absent_package_names_the_extra():
-    with pytest.raises(MissingExtraError, match=r"agentrl\[search\]"):
+    with pytest.raises(MissingExtraError, match=r"pip install .*\[search\]"):
         Encoder(EncoderSpec("x", "package:no_such_package_here/model"))
 
 
