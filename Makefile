@@ -53,7 +53,7 @@ coverage: $(VENV)/dev.done
 
 # the API reference, from the docstrings
 docs: $(VENV)/dev.done
-	$(BIN)/pdoc --output-directory build/docs agentrl envs retriever
+	$(BIN)/pdoc --output-directory build/docs agentrl
 
 clean:
 	rm -rf $(VENV) $(OPENENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
