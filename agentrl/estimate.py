@@ -146,8 +146,8 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
         product = factor if factor < _FP32 else 0  # which fp32 takes in at once
         how = f"{_FP32 + product} V D, the head's own, in fp32{', and one product' if product else ''}"
         items.append(Item("head gradient", head * (_FP32 + product), how))
-    if config.loss.kl_coef:
-        items.append(Item("reference policy", shape.parameters * size, "P s, whole, for the KL"))
+    if config.loss.kl_coef and not config.model.lora_rank:
+        items.append(Item("reference policy", shape.parameters * factor / shards, f"P c{split}, frozen, for the KL"))
     if config.model.gradient_checkpointing:
         between = size if casts else factor
         kept, formula = tokens * (shape.layers * width * between + block), f"T ({between} n D + one block)"
@@ -184,14 +184,30 @@ def engine_memory(shape: Shape, config: Config, *, processes: int = 1, device_by
     if limits.engine == "vllm":
         share = limits.engine_options.get("gpu_memory_utilization", 0.4)
         room = max(0.0, share * device_bytes - weights.value)
-        if room < cache:
-            cache, formula = (
-                room,
-                f"{share:.0%} of {device_bytes / 2**30:.0f} GiB less the weights; full rows want more",
-            )
-        return [weights, Item("key/value cache", cache, formula)]
+        enough = "enough for all full rows" if room >= cache else f"full rows want {cache / 2**30:,.1f} GiB"
+        formula = (
+            f"vLLM takes its whole share, {share:.0%} of {device_bytes / 2**30:.0f} GiB, less the weights; {enough}"
+        )
+        return [weights, Item("key/value cache", room, formula)]
     shared = [] if not (config.learner.shard and processes > 1) else [weights]
     return [*shared, Item("key/value cache", cache, formula)]
+
+
+def sync_memory(shape: Shape, config: Config) -> list[Item]:
+    """What a weight sync adds where vLLM wakes: its weights, and the largest tensor, whole in both types."""
+    both = BYTES[config.model.dtype] + _engine_size(config)
+    largest = shape.vocabulary * shape.width
+    return [
+        Item("engine's weights", shape.parameters * _engine_size(config), "P s, keys and values get their room after"),
+        Item("a gathered tensor", largest * both, f"V D x {both}, the largest one, in both types"),
+    ]
+
+
+def checkpoint_memory(shape: Shape, config: Config) -> Item:
+    """Host memory of the first process while it saves: weights and AdamW's moments, whole."""
+    size, trained = BYTES[config.model.dtype], trained_parameters(shape, config)
+    value = shape.parameters * size + 2 * trained * size
+    return Item("checkpoint, on the host", value, "P s + 2 P s, whole, in the first process, while it saves")
 
 
 def _engine_size(config: Config) -> int:

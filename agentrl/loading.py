@@ -16,7 +16,7 @@ from agentrl.processes import Processes
 from agentrl.rollout.env_calls import Offer
 from agentrl.tracking import say
 from agentrl.warmstart import vocabulary_texts, warmstart
-from agentrl.weights import add_lora, shard
+from agentrl.weights import add_lora, compute_dtype, shard
 
 
 @dataclass
@@ -29,7 +29,10 @@ class Models:
     """What an embedded engine decodes with: the policy itself, or where that is cut into shards a whole copy.
     For vLLM the copy has a shape and no weights."""
     initial: Any | None
-    """The model before training where a reference is needed or training goes on; None: `policy` still is that."""
+    """The model before training where training goes on, on the CPU; None: `policy` still is that."""
+    reference: Any | None
+    """What a KL is measured to, where one is asked for: a frozen copy in the type of the products, cut as the policy
+    is, or with adapters the policy itself, whose adapters are then switched off."""
     tokenizer: Any
 
 
@@ -56,10 +59,11 @@ def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path 
     module.to(processes.device)
     initial = None
     if checkpoint is not None:
-        place = processes.device if config.loss.kl_coef else torch.device("cpu")
-        initial = load_model(config.model.model_copy(update={"path": str(folder / "initial")}), device=place)[0]
-    elif config.loss.kl_coef:
-        initial = copy.deepcopy(module)
+        first = config.model.model_copy(update={"path": str(folder / "initial")})
+        initial = load_model(first, device=torch.device("cpu"))[0]
+    reference = None
+    if config.loss.kl_coef and not config.model.lora_rank:
+        reference = frozen_copy(initial or module, processes.device)
     replica = module
     if config.learner.shard and processes.count > 1:
         # vLLM holds its own weights and asks for the shape alone.
@@ -71,9 +75,20 @@ def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path 
     add_lora(module, config.model, seed=config.train.seed)
     if checkpoint is not None and config.model.lora_rank:
         load_adapter(checkpoint, module)
+    if config.loss.kl_coef and config.model.lora_rank:
+        reference = module
     if replica is not module:
         shard(module)
-    return Models(module, replica, initial, tokenizer)
+        if reference is not None and reference is not module:
+            shard(reference)
+    return Models(module, replica, initial, reference, tokenizer)
+
+
+def frozen_copy(module: Any, device: torch.device) -> Any:
+    """A copy that is never trained, in the type of its products: autocast would keep casts of what can be trained."""
+    frozen = copy.deepcopy(module).requires_grad_(False).to(device, compute_dtype(module))
+    head_form(frozen)  # as for the policy: measured while it is whole
+    return frozen
 
 
 def without_weights(module: Any) -> Any:

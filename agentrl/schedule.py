@@ -8,7 +8,17 @@ from rich.table import Table
 from transformers import Qwen2Config, Qwen3Config
 
 from agentrl.config import Config
-from agentrl.estimate import CPU, GPU, GPU_FP32, Shape, batch_seconds, engine_memory, learner_memory
+from agentrl.estimate import (
+    CPU,
+    GPU,
+    GPU_FP32,
+    Shape,
+    batch_seconds,
+    checkpoint_memory,
+    engine_memory,
+    learner_memory,
+    sync_memory,
+)
 from agentrl.learner.lm_head import default_chunk
 from agentrl.pretrained import read_config
 
@@ -96,10 +106,15 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
             ("memory of an update", learner, "the engine sleeps, its weights on the host"),
             ("memory of a rollout", [*resident, *engine], "weights, optimizer, reference and engine"),
         ]
+        if not config.rollout.endpoints:
+            how = "weights, optimizer, reference, engine's weights, one tensor in both types"
+            phases.append(("memory of a weight sync", [*resident, *sync_memory(shape, config)], how))
     else:
         phases = [("memory in all", [*learner, *engine], "sum of the above")]
     for name, items, how in phases:
         rows.append((name, format_bytes(sum(item.value for item in items)), f"{how}; per process of {processes}"))
+    saved = checkpoint_memory(shape, config)
+    rows.append((saved.name, format_bytes(saved.value), saved.formula))
     return rows
 
 

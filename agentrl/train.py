@@ -271,8 +271,9 @@ def wire(
         )
     models = load_models(config, pools[0].offer(), folder=folder, checkpoint=checkpoint, processes=processes)
     module, tokenizer = models.policy, models.tokenizer
-    reference = models.initial if config.loss.kl_coef else None
-    learner = Learner(module, config, pad_id=tokenizer.pad_token_id or 0, reference=reference, processes=processes)
+    learner = Learner(
+        module, config, pad_id=tokenizer.pad_token_id or 0, reference=models.reference, processes=processes
+    )
     divergence = DivergenceMonitor(
         module, every=config.tracking.divergence_every, start=models.initial, processes=processes
     )

@@ -5,7 +5,7 @@ sharded one holds parts of every tensor on every process. Engines, checkpoints a
 """
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -46,6 +46,19 @@ def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_("lora_" in name)
         parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def without_adapters(module: Any) -> Iterator[None]:
+    """Inside, a LoRA policy is the frozen model that it began with."""
+    layers = [layer for layer in module.modules() if hasattr(layer, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
 
 
 def compute_dtype(module: Any) -> torch.dtype:
@@ -102,6 +115,8 @@ def effective_weight(layer: Any) -> torch.Tensor:
     """
     if not hasattr(layer, "lora_A"):
         return layer.weight
+    if layer.disable_adapters:
+        return layer.base_layer.weight
     return layer.base_layer.weight + layer.scaling[_ADAPTER] * (
         layer.lora_B[_ADAPTER].weight @ layer.lora_A[_ADAPTER].weight
     )

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +30,7 @@ from agentrl.learner.policy import Policy
 from agentrl.learner.score import check_fidelity
 from agentrl.processes import ALONE, Processes, sharded_like, whole
 from agentrl.types import Group, Metrics, StepSignal, Verdict
-from agentrl.weights import plain_weights
+from agentrl.weights import plain_weights, without_adapters
 
 
 @dataclass
@@ -57,7 +58,8 @@ class Learner:
         module: Hugging Face causal LM, with adapters or shards where asked for.
         config: the whole experiment.
         pad_id: id for padding.
-        reference: a frozen copy for the KL term; needed where `loss.kl_coef > 0`.
+        reference: what the KL term is measured to, needed where `loss.kl_coef > 0`: a frozen copy, or a LoRA policy
+            itself, which stands for the model without its adapters.
         processes: who learns together, each from its own part of the batch.
 
     Raises:
@@ -311,7 +313,8 @@ class Learner:
             if self.reference is None:
                 raise RunError("loss.kl_coef > 0 needs a reference policy, none was given")
             policy = Policy(self.reference, temperature=self.config.rollout.temperature)
-            part.reference_logprobs = policy.frozen_logprobs(part)
+            with without_adapters(self.module) if self.reference is self.module else nullcontext():
+                part.reference_logprobs = policy.frozen_logprobs(part)
         return part.reference_logprobs
 
     @torch.no_grad()

@@ -68,14 +68,15 @@ class Policy:
         weight = effective_weight(head(self.module))
         self._head_weight = weight
         self._head_factor = whole(weight.detach()).to(compute_dtype(self.module))
+        before = [layer.training for layer in self._checkpointed]  # a LoRA policy is its own reference in between
         for layer in self._checkpointed:
             layer.training = True
         try:
             yield
         finally:
             self._head_weight = self._head_factor = None
-            for layer in self._checkpointed:
-                layer.training = False
+            for layer, was in zip(self._checkpointed, before, strict=True):
+                layer.training = was
 
     def logprobs(self, part: MicroBatch) -> torch.Tensor:
         """Log-probs [N] of the trained tokens at the sampling temperature."""

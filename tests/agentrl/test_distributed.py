@@ -61,6 +61,8 @@ def make_learner(config: Config, processes: Processes, *, tie: bool) -> Learner:
     add_lora(module, config.model, seed=0)
     if config.learner.shard and processes.count > 1:
         shard(module)
+        if reference is not None:
+            shard(reference.requires_grad_(False))
     return Learner(module, config, pad_id=tokenizer.pad_token_id, reference=reference, processes=processes)
 
 
@@ -140,6 +142,7 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
     "sharded tied": (settings(learner=SHARD, gate={**GATE, "energy": "tied"}), True),
     "sharded m2po": (settings(learner=SHARD, loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
     "sharded masks": (settings(learner=SHARD, loss={"sequence_mask": "mean", "sequence_limit": 6.0}), False),
+    "sharded kl": (settings(learner=SHARD, loss={"kl_coef": 0.3}), True),
     "sharded lora": (settings(learner=SHARD, model={"lora_rank": 4}), False),
     "sharded checkpointing": (settings(learner=SHARD, model={"gradient_checkpointing": True}), False),
 }

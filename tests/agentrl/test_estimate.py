@@ -20,9 +20,11 @@ from agentrl.estimate import (
     activation_bytes,
     batch_seconds,
     cache_bytes,
+    checkpoint_memory,
     engine_memory,
     forward_flops,
     learner_memory,
+    sync_memory,
     trained_parameters,
 )
 from agentrl.learner.lm_head import default_chunk
@@ -105,6 +107,33 @@ def test_parameters_of_the_papers_models_are_the_published_ones() -> None:
     assert small.parameters - small.vocabulary * small.width == pytest.approx(3.6e9, rel=0.01)
     assert large.parameters == pytest.approx(7.61e9, rel=0.005)  # 7.61B, 6.53B outside the embeddings
     assert large.parameters - 2 * large.vocabulary * large.width == pytest.approx(6.53e9, rel=0.005)
+
+
+def test_vllm_takes_its_whole_share_and_a_sync_comes_before_its_keys_and_values() -> None:
+    shape = Shape.of(_KNOWN_SHAPES["Qwen/Qwen2.5-7B-Instruct"])
+    options = {"gpu_memory_utilization": 0.5}
+    config = build_config(
+        {"model": {"dtype": "mixed"}, "rollout": {"engine": "vllm", "engine_options": options, "max_concurrent": 1}}
+    )
+    for processes in (1, 16):
+        engine = engine_memory(shape, config, processes=processes, device_bytes=80 * 2**30)
+        assert sum(item.value for item in engine) == 40 * 2**30
+    weights, gathered = sync_memory(shape, config)
+    assert weights.value == 2 * shape.parameters
+    assert gathered.value == 6 * 152_064 * 3_584  # float32 from the shards, bfloat16 for the engine
+    assert checkpoint_memory(shape, config).value == 12 * shape.parameters
+
+
+def test_the_reference_is_counted_in_its_own_type_cut_as_the_policy_and_not_at_all_with_adapters() -> None:
+    def reference(processes: int = 1, **model: Any) -> float:
+        tree = {"model": {"dtype": "mixed", **model}, "loss": {"kl_coef": 0.01}, "learner": {"shard": True}}
+        items = learner_memory(shape, build_config(tree), tokens=64, chunk=64, processes=processes)
+        return sum(item.value for item in items if item.name == "reference policy")
+
+    shape = Shape.of(FAMILIES["qwen3"](False))
+    assert reference() == 2 * shape.parameters
+    assert reference(4) == 2 * shape.parameters / 4
+    assert reference(lora_rank=4) == 0
 
 
 def test_shards_divide_what_they_hold_and_reuse_multiplies_the_time_of_updates() -> None:
