@@ -26,11 +26,15 @@ _TINY_VOCABULARY = 1024
 """Assumed words of a tokenizer that is built only from demonstrations."""
 _LARGEST_FOR_CPU = 10**9
 """Parameters above which times are those of GPUs."""
-# Shapes of the models that `configs/paper` names, so that their schedules can be printed offline.
+# Shapes of the models that `configs` name, so that their schedules can be printed offline.
 _KNOWN_SHAPES = {
     "Qwen/Qwen3-4B-Instruct-2507": Qwen3Config(
         vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
         num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen2.5-1.5B-Instruct": Qwen2Config(
+        vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
+        num_key_value_heads=2, tie_word_embeddings=True,
     ),
     "Qwen/Qwen2.5-7B-Instruct": Qwen2Config(
         vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,

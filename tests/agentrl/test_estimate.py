@@ -100,7 +100,9 @@ def test_the_cache_is_what_the_embedded_engine_allocates() -> None:
 
 
 def test_parameters_of_the_papers_models_are_the_published_ones() -> None:
-    small, large = (Shape.of(config) for config in _KNOWN_SHAPES.values())
+    small, smallest, large = (Shape.of(config) for config in _KNOWN_SHAPES.values())
+    assert smallest.parameters == pytest.approx(1.54e9, rel=0.005)  # 1.54B, 1.31B outside the embedding
+    assert smallest.parameters - smallest.vocabulary * smallest.width == pytest.approx(1.31e9, rel=0.005)
     assert small.parameters == pytest.approx(
         4.02e9, rel=0.005
     )  # model cards: 4.0B, of which 3.6B outside the embedding
