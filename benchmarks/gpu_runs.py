@@ -84,7 +84,7 @@ def run_all(jobs: Sequence[Job], *, at_once: int, seconds: float) -> None:
     for job in jobs:
         if job.process is not None:
             try:
-                job.process.wait(timeout=max(5.0, end + 12 - time.monotonic()))
+                job.process.wait(timeout=max(5.0, end + 45 - time.monotonic()))
             except subprocess.TimeoutExpired:
                 job.process.kill()
                 job.process.wait()
