@@ -29,7 +29,6 @@ import gpu_page
 import gpu_runs
 import torch
 
-
 SAVING_S = 60.0
 """Kept at the end of the runs: a dozen that save at once took longer than 15 s."""
 
