@@ -23,17 +23,17 @@ __version__ = "0.1.0"
 _PLACES = {
     "train": "agentrl.train",
     "evaluate": "agentrl.evaluate",
-    "Config": "agentrl.config",
-    "load_config": "agentrl.config",
-    "RunRecord": "agentrl.run_folder",
-    "read_run": "agentrl.run_folder",
-    "read_episodes": "agentrl.run_folder",
-    "Gate": "agentrl.learner.gate",
-    "Loss": "agentrl.learner.loss",
-    "Engine": "agentrl.rollout.engine",
-    "Sampling": "agentrl.rollout.engine",
-    "Completion": "agentrl.rollout.engine",
-    "Reward": "agentrl.rollout.reward",
+    "Config": "agentrl.config.schema",
+    "load_config": "agentrl.config.read",
+    "RunRecord": "agentrl.runs.folder",
+    "read_run": "agentrl.runs.folder",
+    "read_episodes": "agentrl.runs.folder",
+    "Gate": "agentrl.learner.gates",
+    "Loss": "agentrl.learner.losses",
+    "Engine": "agentrl.rollout.engines.base",
+    "Sampling": "agentrl.rollout.engines.base",
+    "Completion": "agentrl.rollout.engines.base",
+    "Reward": "agentrl.environment.reward",
     "StepSignal": "agentrl.types",
     "Verdict": "agentrl.types",
     "Trajectory": "agentrl.types",
@@ -45,19 +45,19 @@ _PLACES = {
 __all__ = ["__version__", *_PLACES]
 
 if TYPE_CHECKING:
-    from agentrl.config import Config as Config
-    from agentrl.config import load_config as load_config
+    from agentrl.config.read import load_config as load_config
+    from agentrl.config.schema import Config as Config
+    from agentrl.environment.reward import Reward as Reward
     from agentrl.errors import RunError as RunError
     from agentrl.errors import UserError as UserError
-    from agentrl.learner.gate import Gate as Gate
-    from agentrl.learner.loss import Loss as Loss
-    from agentrl.rollout.engine import Completion as Completion
-    from agentrl.rollout.engine import Engine as Engine
-    from agentrl.rollout.engine import Sampling as Sampling
-    from agentrl.rollout.reward import Reward as Reward
-    from agentrl.run_folder import RunRecord as RunRecord
-    from agentrl.run_folder import read_episodes as read_episodes
-    from agentrl.run_folder import read_run as read_run
+    from agentrl.learner.gates import Gate as Gate
+    from agentrl.learner.losses import Loss as Loss
+    from agentrl.rollout.engines.base import Completion as Completion
+    from agentrl.rollout.engines.base import Engine as Engine
+    from agentrl.rollout.engines.base import Sampling as Sampling
+    from agentrl.runs.folder import RunRecord as RunRecord
+    from agentrl.runs.folder import read_episodes as read_episodes
+    from agentrl.runs.folder import read_run as read_run
     from agentrl.types import StepSignal as StepSignal
     from agentrl.types import Trajectory as Trajectory
     from agentrl.types import Verdict as Verdict

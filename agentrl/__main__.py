@@ -2,7 +2,7 @@
 
 import sys
 
-from agentrl.console import main
+from agentrl.command.entry import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,7 +5,7 @@ what `info` offers. Exit code 0: nothing failed; 1: something did; 2: bad input.
 """
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("check_env")  # before the imports below, which take seconds
 
@@ -25,20 +25,21 @@ from rich.table import Table
 from rich.text import Text
 from transformers import AutoTokenizer
 
-from agentrl.cli import main_guard, parse_command_line
-from agentrl.config import Config, load_config
-from agentrl.env_probe import Episode, Prober, patience, resident_bytes
+from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.parsers import check_env_parser
+from agentrl.common.event_loops import run_coroutine
+from agentrl.common.plugins import explain
+from agentrl.config.read import load_config
+from agentrl.config.schema import Config
+from agentrl.console import console, progress
+from agentrl.environment.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
+from agentrl.environment.pool import EnvPool, Handle, WorkerLost
+from agentrl.environment.probe import Episode, Prober, patience, resident_bytes
+from agentrl.environment.spec import EnvSpec, with_conventions
 from agentrl.errors import InfrastructureError, RunError, UserError
-from agentrl.model import build_tokenizer
-from agentrl.outputs import output_file
-from agentrl.parsers import check_env_parser
-from agentrl.plugins import explain
+from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
-from agentrl.rollout.env_spec import EnvSpec, with_conventions
-from agentrl.rollout.loops import run_coroutine
-from agentrl.rollout.workers import EnvPool, Handle, WorkerLost
-from agentrl.tracking import console, progress
+from agentrl.runs.outputs import output_file
 from agentrl.types import Task
 
 ARBITRARY_TEXTS = {

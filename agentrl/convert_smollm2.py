@@ -5,7 +5,7 @@ things out with a real language model, not for results.
 """
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("convert_smollm2")  # before the imports below, which take seconds
 
@@ -19,10 +19,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from agentrl.checkpoint import save_model
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import SMOLLM2_INSTALL, convert_smollm2_parser
 from agentrl.errors import UserError
-from agentrl.parsers import SMOLLM2_INSTALL, convert_smollm2_parser
+from agentrl.runs.checkpoint import save_model
 
 
 def find_weights() -> Path:

@@ -4,7 +4,7 @@
 escapes is a bug of ours and keeps its traceback.
 """
 
-from agentrl.installation import install_hint
+from agentrl.common.installation import install_hint
 
 
 class UserError(ValueError):

@@ -1,214 +1,50 @@
 """python -m agentrl.evaluate MODEL_OR_RUN: success rates, or mean@k, pass@k and majority@k, with intervals."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("evaluate")  # before the imports below, which take seconds
 
 import json
 import os
 import sys
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
-from agentrl.analysis.curves import wilson_interval
-from agentrl.analysis.sampling import Accuracy, accuracy_table, bootstrap_interval, mean_at_k
-from agentrl.checkpoint import newest_checkpoint
-from agentrl.cli import main_guard, parse_command_line
-from agentrl.config import Config, EnvConfig, ModelConfig, load_config
+from agentrl.command.callable_module import make_callable
+from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.parsers import evaluate_parser
+from agentrl.common.paths import user_path
+from agentrl.config.read import load_config
+from agentrl.config.schema import Config, EnvConfig, ModelConfig
+from agentrl.console import console, progress, say
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec, conventions, with_conventions
 from agentrl.errors import CheckpointError, UserError
-from agentrl.model import build_tokenizer, compute_device, load_model, set_threads, stop_token_ids
-from agentrl.modules import make_callable
-from agentrl.outputs import claim_folder, given_back_if_empty, output_file, write_json
-from agentrl.parsers import evaluate_parser
-from agentrl.paths import user_path
-from agentrl.rollout.chat import Chat
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.env_spec import EnvSpec, conventions, with_conventions
-from agentrl.rollout.play import Policy, Rollout
-from agentrl.rollout.scripted import expert_policy, random_policy
-from agentrl.rollout.tasks import evaluation_tasks, split_indices
-from agentrl.rollout.workers import EnvPool
-from agentrl.run_folder import read_run_config
-from agentrl.samples import (
+from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
+from agentrl.evaluation.rates import Evaluation
+from agentrl.evaluation.samples import (
     SampleFile,
     accuracy_record,
     accuracy_view,
     describe_sampling,
-    problem_samples,
     sampling_line,
 )
-from agentrl.tracking import console, describe_software, progress, say, verdict_metrics
-from agentrl.types import Metrics, Status, Task, Trajectory
-
-EVAL_SEED = 2**31
-"""Keys the random numbers of evaluations: the same in every run, and apart from any `train.seed`."""
-
-
-@dataclass(frozen=True)
-class Rate:
-    """Successes of one category."""
-
-    successes: int
-    count: int
-    bounds: tuple[float, float] | None = None
-    """95 % interval where tasks were played several times: then episodes are not independent."""
-
-    @property
-    def value(self) -> float:
-        """Share of successes, 0..1."""
-        return self.successes / self.count if self.count else 0.0
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval, else the given one."""
-        return self.bounds or wilson_interval(self.successes, self.count)
-
-
-@dataclass
-class Evaluation:
-    """Result of playing held-out tasks, each equally often."""
-
-    trajectories: list[Trajectory]
-    """`samples` a task."""
-    split: str
-    """Where the tasks come from."""
-    temperature: float | None
-    """Sampling temperature; None for scripted policies."""
-    samples: int = 1
-    """Episodes per task."""
-
-    @property
-    def total(self) -> Rate:
-        """Successes over all tasks; an episode that could not be played counts as none."""
-        return self._rate(self.trajectories)
-
-    @property
-    def accuracy(self) -> dict[str, Accuracy]:
-        """mean@k, pass@k and majority@k per benchmark and its parts."""
-        return accuracy_table(problem_samples(self.trajectories))
-
-    def _rate(self, trajectories: list[Trajectory]) -> Rate:
-        successes = sum(t.success for t in trajectories)
-        if self.samples == 1:
-            return Rate(successes, len(trajectories))
-        estimate = bootstrap_interval([mean_at_k(p.correct) for p in problem_samples(trajectories)])
-        return Rate(successes, len(trajectories), (estimate.low, estimate.high))
-
-    @property
-    def by_category(self) -> dict[str, Rate]:
-        """Successes per category, by name."""
-        members: dict[str, list[Trajectory]] = defaultdict(list)
-        for trajectory in self.trajectories:
-            if trajectory.category:
-                members[trajectory.category].append(trajectory)
-        return {name: self._rate(trajectories) for name, trajectories in sorted(members.items())}
-
-    def metrics(self) -> Metrics:
-        """Flat numbers for metrics.jsonl."""
-        played = [t for t in self.trajectories if t.status is not Status.FAILED]
-        scores = [t.score for t in played if t.score is not None]
-        rates = self.rates
-        low, high = rates["all"].interval
-        return {
-            "eval/success": rates["all"].value,
-            "eval/success_low": low,
-            "eval/success_high": high,
-            "eval/tasks": len({t.task.position for t in self.trajectories}),
-            "eval/samples": self.samples,
-            "eval/failed": len(self.trajectories) - len(played),
-            "eval/never_asked": sum(t.unasked_tokens > 0 for t in played),
-            "eval/longest_unasked": max((t.unasked_tokens for t in played), default=0),
-            "eval/reward": _mean([t.reward for t in played]),
-            "eval/turns": _mean([len(t.turns) for t in played]),
-            **({"eval/score": _mean(scores)} if scores else {}),
-            **verdict_metrics("eval", played),
-            **{f"eval/success/{name}": rate.value for name, rate in rates.items() if name != "all"},
-            "eval/counts": {name: [rate.successes, rate.count] for name, rate in rates.items()},
-            **({"eval/bounds": {name: rate.bounds for name, rate in rates.items()}} if self.samples > 1 else {}),
-        }
-
-    @property
-    def rates(self) -> dict[str, Rate]:
-        """Successes per category, and under `all` over all tasks."""
-        return {**self.by_category, "all": self.total}
-
-
-def evaluate(
-    rollout: Rollout,
-    tasks: list[Task],
-    *,
-    samples: int = 1,
-    on_episode: Callable[[Trajectory], None] | None = None,
-) -> Evaluation:
-    """Play every task exactly `samples` times with the rollout's own sampling."""
-    played: list[Trajectory] = []
-
-    def note(trajectory: Trajectory) -> None:
-        played.append(trajectory)
-        if on_episode:
-            on_episode(trajectory)
-
-    rollout.play(tasks, group_size=samples, on_episode=note)
-    played.sort(key=lambda t: (t.task.position, t.member))
-    temperature = rollout.config.temperature if rollout.engine is not None else None
-    return Evaluation(played, tasks[0].split, temperature, samples)
-
-
-def success_table(columns: dict[str, dict[str, Rate]], *, title: str) -> Table:
-    """Success per category with 95 % intervals, one column an evaluation (`Evaluation.rates`)."""
-    table = Table(title=title, title_justify="left")
-    table.add_column("category")
-    for name in columns:
-        table.add_column(name, justify="right")
-    table.add_column("episodes", justify="right")
-    categories = sorted({name for rates in columns.values() for name in rates if name != "all"})
-    for category in [*categories, "all"]:
-        if category == "all":
-            table.add_section()
-        rates = [column.get(category, Rate(0, 0)) for column in columns.values()]
-        style = "bold" if category == "all" else None
-        table.add_row(category, *(format_rate(rate) for rate in rates), str(rates[-1].count), style=style)
-    return table
-
-
-def rates_from_metrics(record: Metrics) -> dict[str, Rate]:
-    """`Evaluation.rates` of a record in metrics.jsonl."""
-    bounds = record.get("eval/bounds", {})
-    return {
-        name: Rate(wins, count, tuple(bounds[name]) if name in bounds else None)
-        for name, (wins, count) in record["eval/counts"].items()
-    }
-
-
-def format_rate(rate: Rate) -> str:
-    """`61.0 % [55.1, 66.6]`."""
-    low, high = rate.interval
-    return f"{100 * rate.value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" if rate.count else "-"
-
-
-def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int | None) -> list[Task]:
-    """The evaluation tasks of an experiment, given the sizes of its training and evaluation splits."""
-    _, indices = split_indices(
-        split=config.env.split, eval_split=config.env.eval_split,
-        num_tasks=num_tasks, num_eval_tasks=num_eval_tasks, eval_count=config.eval.tasks,
-    )  # fmt: skip
-    return evaluation_tasks(config.env.id, config.env.eval_split, indices=indices, count=config.eval.tasks)
-
-
-def eval_rollout_config(config: Config) -> Any:
-    """The rollout config with the evaluation's temperature."""
-    return config.rollout.model_copy(update={"temperature": config.eval.temperature})
-
-
-def _mean(values: list[Any]) -> float:
-    return float(sum(values) / len(values)) if values else 0.0
+from agentrl.evaluation.tables import success_table
+from agentrl.model.load import compute_device, load_model, set_threads, stop_token_ids
+from agentrl.model.tiny import build_tokenizer
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.rollout import Rollout
+from agentrl.rollout.scripted import ScriptedPolicy, expert_policy, random_policy
+from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.folder import read_run_config
+from agentrl.runs.outputs import claim_folder, given_back_if_empty, output_file, write_json
+from agentrl.runs.software import describe_software
+from agentrl.types import Metrics, Task, Trajectory
 
 
 def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | None) -> tuple[Config, str | None]:
@@ -244,7 +80,7 @@ def _rollout_for(config: Config, policy: str, model: str | None) -> Rollout:
             engine, chat, pool, rollout_config,
             seed=EVAL_SEED, system=config.env.system, reward=config.env.reward,
         )  # fmt: skip
-    scripted: Policy = expert_policy if policy == "expert" else random_policy
+    scripted: ScriptedPolicy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
     # Scripted policies speak commands and have no context to run out of.

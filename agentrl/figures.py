@@ -1,18 +1,18 @@
 """python -m agentrl.figures NAME RUN... --out FILE: the paper's figures from run folders."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("figures")  # before the imports below, which take seconds
 
 import sys
 
-from agentrl.analysis.figures import FIGURES, Line, require_matplotlib, save
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import figures_parser
 from agentrl.errors import UserError
-from agentrl.outputs import output_file
-from agentrl.parsers import figures_parser
+from agentrl.report.plots import FIGURES, Line, require_matplotlib, save
 from agentrl.report.view import RunView, describe_differences, load_runs
+from agentrl.runs.outputs import output_file
 from agentrl.types import Metrics
 
 _MONITORS = {

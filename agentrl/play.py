@@ -3,18 +3,18 @@
 import sys
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("play")  # before the imports below, which take seconds
 
 from typing import Any
 
-from agentrl.cli import main_guard, parse_command_line
-from agentrl.config import load_config
-from agentrl.parsers import play_parser
-from agentrl.rollout.contract import step_env
-from agentrl.rollout.env_calls import reset
-from agentrl.rollout.env_spec import EnvSpec, with_conventions
+from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.parsers import play_parser
+from agentrl.config.read import load_config
+from agentrl.environment.calls import reset
+from agentrl.environment.contract import step_env
+from agentrl.environment.spec import EnvSpec, with_conventions
 from agentrl.types import Task
 
 

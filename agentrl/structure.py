@@ -1,7 +1,7 @@
 """python -m agentrl.structure MODEL_OR_RUN...: the architectural constants of Theorem 1 (Table 2, Figure 6)."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("structure")  # before the imports below, which take seconds
 
@@ -15,17 +15,17 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from agentrl.analysis.figures import Line, save, structure
-from agentrl.analysis.structure import Structure, measure_structure
-from agentrl.checkpoint import checkpoints
-from agentrl.cli import main_guard
-from agentrl.config import ModelConfig
+from agentrl.analysis.head_constants import Structure, measure_structure
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import structure_parser
+from agentrl.config.schema import ModelConfig
+from agentrl.console import console, progress
 from agentrl.errors import MissingExtraError, UserError
-from agentrl.model import load_model
-from agentrl.outputs import output_file
-from agentrl.parsers import structure_parser
-from agentrl.run_folder import episode_files, read_episodes
-from agentrl.tracking import console, progress
+from agentrl.model.load import load_model
+from agentrl.report.plots import Line, save, structure
+from agentrl.runs.checkpoint import checkpoints
+from agentrl.runs.folder import episode_files, read_episodes
+from agentrl.runs.outputs import output_file
 
 Context = tuple[list[int], int]
 

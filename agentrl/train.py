@@ -4,7 +4,7 @@ The only file that knows every room.
 """
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("train")  # before the imports below, which take seconds
 
@@ -22,62 +22,44 @@ from rich.progress import Progress
 from rich.table import Table
 
 from agentrl.analysis.curves import sparkline
-from agentrl.checkpoint import TrainerState, load_trainer_state, newest_checkpoint, save_checkpoint, save_model
-from agentrl.cli import main_guard, parse_command_line
-from agentrl.config import (
-    Config,
-    build_config,
-    describe_fields,
-    diff_configs,
-    load_config,
-    note,
-)
+from agentrl.build import load_models
+from agentrl.command.callable_module import make_callable
+from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.parsers import program, train_parser
+from agentrl.common.paths import user_path
+from agentrl.config.describe import describe_fields, diff_configs
+from agentrl.config.read import build_config, load_config
+from agentrl.config.schema import Config
+from agentrl.config.shipped import list_configs
+from agentrl.console import LineLog, console, note, progress, say
+from agentrl.dry_run.schedule import schedule_table
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec, with_conventions
 from agentrl.errors import Unplayable, UserError
-from agentrl.evaluate import (
-    EVAL_SEED,
-    eval_rollout_config,
-    evaluate,
-    format_rate,
-    held_out_tasks,
-    rates_from_metrics,
-    success_table,
-)
-from agentrl.interruption import Interrupted, Interruption
+from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
+from agentrl.evaluation.rates import format_rate, rates_from_metrics
+from agentrl.evaluation.tables import success_table
 from agentrl.learner.advantage import advantages, penalized_rewards
 from agentrl.learner.batch import Batch, assemble
-from agentrl.learner.divergence import DivergenceMonitor
 from agentrl.learner.learner import Learner, Update
-from agentrl.learner.score import row_logprobs
-from agentrl.loading import load_models
-from agentrl.model import set_threads, stop_token_ids
-from agentrl.modules import make_callable
-from agentrl.outputs import claim_folder, given_back_if_empty, require_empty
-from agentrl.parsers import program, train_parser
-from agentrl.paths import user_path
-from agentrl.processes import ALONE, Processes
+from agentrl.learner.weight_monitor import DivergenceMonitor
+from agentrl.model.load import set_threads, stop_token_ids
+from agentrl.model.logprobs import row_logprobs
+from agentrl.model.processes import ALONE, Processes
+from agentrl.model.weights import adapter_tensors, gather_weights
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.engine import Engine
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.env_spec import EnvSpec, with_conventions
-from agentrl.rollout.play import Rollout
+from agentrl.rollout.engines.base import Engine
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.engines.weight_sync import Host, check_sync, opening_row
+from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
-from agentrl.rollout.weight_sync import Host, check_sync, opening_row
-from agentrl.rollout.workers import EnvPool
-from agentrl.run_folder import RunRecord, read_metrics, read_run, read_run_config
-from agentrl.schedule import schedule_table
-from agentrl.shipped import list_configs
-from agentrl.tracking import (
-    LineLog,
-    Played,
-    Run,
-    console,
-    join_played,
-    progress,
-    say,
-    step_metrics,
-)
+from agentrl.runs.checkpoint import TrainerState, load_trainer_state, newest_checkpoint, save_checkpoint, save_model
+from agentrl.runs.folder import RunRecord, read_metrics, read_run, read_run_config
+from agentrl.runs.interruption import Interrupted, Interruption
+from agentrl.runs.metrics import Played, join_played, step_metrics
+from agentrl.runs.outputs import claim_folder, given_back_if_empty, require_empty
+from agentrl.runs.writer import Run
 from agentrl.types import Group, Metrics, Row, Task
-from agentrl.weights import adapter_tensors, gather_weights
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """python -m agentrl.watch RUN: follow a running job in a browser on this machine, or in the terminal."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("watch")  # before the imports below, which take seconds
 
@@ -21,13 +21,13 @@ from rich.live import Live
 from rich.table import Table
 
 from agentrl.analysis.curves import sparkline
-from agentrl.cli import main_guard, parse_command_line
+from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.parsers import watch_parser
 from agentrl.errors import UserError
-from agentrl.parsers import watch_parser
 from agentrl.report.page import assemble, render_parts, render_run
 from agentrl.report.sections import describe_policy
 from agentrl.report.view import RunView, load_runs, newest_episodes, rate_factors
-from agentrl.run_folder import episode_files
+from agentrl.runs.folder import episode_files
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 _EPISODES = 32

@@ -18,8 +18,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 
 CONCURRENT, PROMPT, NEW = 64, 64, 64
 TURNS, OBSERVATION, ANSWER = 20, 40, 8

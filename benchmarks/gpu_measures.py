@@ -22,16 +22,17 @@ import numpy as np
 import torch
 import transformers
 
-from agentrl.config import Config, LearnerConfig, build_config
-from agentrl.estimate import Shape, learner_memory
+from agentrl.config.read import build_config
+from agentrl.config.schema import Config, LearnerConfig
+from agentrl.dry_run.estimate import Shape, learner_memory
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, micro_batches
 from agentrl.learner.learner import Learner
-from agentrl.learner.lm_head import HeadGradient, default_chunk, token_logprobs
-from agentrl.model import recompute_activations
-from agentrl.processes import Processes
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
-from agentrl.weights import computing
+from agentrl.model.head import HeadGradient, default_chunk, token_logprobs
+from agentrl.model.load import recompute_activations
+from agentrl.model.processes import Processes
+from agentrl.model.weights import computing
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 
 TEMPERATURE, CLIP, LR = 0.7, 0.2, 1e-6
 _QWEN = {"vocab_size": 151_936, "tie_word_embeddings": True, "max_position_embeddings": 32_768, "use_cache": False}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentrl.run_folder import read_metrics
+from agentrl.runs.folder import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {

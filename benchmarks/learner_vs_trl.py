@@ -76,7 +76,7 @@ def peak_mib() -> float:
 def run_agentrl(folder: Path, batches: int, warmup: int, microbatch_tokens: int) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM
 
-    from agentrl.config import build_config
+    from agentrl.config.read import build_config
     from agentrl.learner.advantage import grpo
     from agentrl.learner.batch import Batch, BatchRow
     from agentrl.learner.learner import Learner

@@ -1,6 +1,6 @@
 """Errors that environments raise for their users."""
 
-from agentrl.installation import install_hint
+from agentrl.common.installation import install_hint
 
 
 class DataError(ValueError):

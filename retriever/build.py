@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.paths import user_path
+from agentrl.common.paths import user_path
 from agentrl.retriever.bm25 import Bm25Index
 from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
 from agentrl.retriever.engine import open_vectors

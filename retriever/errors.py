@@ -1,6 +1,6 @@
 """What can go wrong in retrieval, by who can repair it."""
 
-from agentrl.installation import install_hint
+from agentrl.common.installation import install_hint
 
 
 class RetrieverError(Exception):

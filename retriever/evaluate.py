@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from agentrl.fields import fold, open_text, read_lines, text_of, texts_of
-from agentrl.paths import user_path
+from agentrl.common.fields import fold, open_text, read_lines, text_of, texts_of
+from agentrl.common.paths import user_path
 from agentrl.retriever.engine import Retriever, available_indexes
 from agentrl.retriever.errors import MissingExtraError, RequestError, RetrieverError
 from agentrl.retriever.passages import Hit

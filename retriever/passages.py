@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agentrl.fields import fold, is_missing, open_text, pick, read_lines, text_of
+from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, text_of
 from agentrl.retriever.errors import CorpusError, IndexFolderError
 
 ID_COLUMNS = ("id", "_id", "docid", "doc_id", "document_id", "pid", "passage_id", "idx")
@@ -44,7 +44,8 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `(id, contents)` of a JSON-lines corpus: Search-R1's `id` and `contents`, or `title` and `text`.
 
     Names match whatever their case, and those of other tools are known (`_id`, `docid`, `content`, ...); fields that
-    are no text are read or refused by the rule of `agentrl.fields`. A passage without an id gets its row's number.
+    are no text are read or refused by the rule of `agentrl.common.fields`. A passage without an id gets its row's
+    number.
 
     Raises:
         CorpusError: the file is missing, or a line is no passage; a passage without text, or with nothing but a title,

@@ -29,12 +29,12 @@ from rich.progress import track
 
 ROOT = Path(__file__).resolve().parents[1]
 TESTS = {
-    "agentrl/learner/gate.py": ["tests/agentrl/test_gate.py"],
-    "agentrl/learner/rate.py": ["tests/agentrl/test_rate.py"],
-    "agentrl/learner/masks.py": ["tests/agentrl/test_masks.py"],
-    "agentrl/learner/loss.py": ["tests/agentrl/test_loss.py", "tests/agentrl/test_masks.py"],
+    "agentrl/learner/gates.py": ["tests/agentrl/test_gate.py"],
+    "agentrl/learner/rate_gates.py": ["tests/agentrl/test_rate.py"],
+    "agentrl/learner/loss_masks.py": ["tests/agentrl/test_masks.py"],
+    "agentrl/learner/losses.py": ["tests/agentrl/test_loss.py", "tests/agentrl/test_masks.py"],
     "agentrl/learner/advantage.py": ["tests/agentrl/test_advantage.py"],
-    "agentrl/learner/lm_head.py": ["tests/agentrl/test_lm_head.py"],
+    "agentrl/model/head.py": ["tests/agentrl/test_lm_head.py"],
 }
 TIMEOUT_S = 60
 """CPU time; a mutant whose tests take longer loops for ever: noticed."""
@@ -43,15 +43,15 @@ _ALONE = "grpo of one return is 0 as well; the condition saves time"
 _ROUNDING = "the same sum but for rounding"
 _ONE_SOURCE = "both are made from the same list"
 EXPLAINED: dict[str, list[tuple[str, str, str]]] = {
-    "agentrl/learner/gate.py": [
+    "agentrl/learner/gates.py": [
         ("z_score > self.threshold else norm", "z_score >= self.threshold else norm", _AT_THE_LIMIT),
         ("z_score > self.threshold else 1.0", "z_score >= self.threshold else 1.0", _AT_THE_LIMIT),
     ],
-    "agentrl/learner/masks.py": [
+    "agentrl/learner/loss_masks.py": [
         ("max()) + 1", "max()) + 2", "the further row has no token"),
         ("else 0", "else 1", "no token looks at the only row"),
     ],
-    "agentrl/learner/loss.py": [
+    "agentrl/learner/losses.py": [
         ("advantages < 0", "advantages <= 0", "at A = 0 both losses are 0, and so are their gradients"),
         ("max()) + 1", "max()) + 2", "the further row has no token"),
         ("else 0", "else 1", "no token looks at the only row"),
@@ -66,7 +66,7 @@ EXPLAINED: dict[str, list[tuple[str, str, str]]] = {
         ("zip(turns, steps, strict=True)", "zip(turns, steps, strict=False)", _ONE_SOURCE),
         ("zip(turns, invalid, strict=True)", "zip(turns, invalid, strict=False)", _ONE_SOURCE),
     ],
-    "agentrl/learner/lm_head.py": [
+    "agentrl/model/head.py": [
         ("probs.dtype == scaled.dtype == self.buffer.dtype", "False", "the same sum by one more [V, D]"),
         ("probs.dtype == scaled", "probs.dtype != scaled", "never true; the same sum by one more [V, D]"),
         ("run_check=False", "run_check=True", "only checks that the processes agree"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from agentrl.config import AdvantageConfig
+from agentrl.config.schema import AdvantageConfig
 from agentrl.types import Group
 
 Floats = NDArray[np.float64]

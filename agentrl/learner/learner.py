@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from agentrl.anatomy import head_name
-from agentrl.config import Config
+from agentrl.config.schema import Config
 from agentrl.errors import RunError
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, empty_micro_batch, micro_batches, token_weights
-from agentrl.learner.gate import Gate, make_gate
-from agentrl.learner.loss import (
+from agentrl.learner.gates import Gate, make_gate
+from agentrl.learner.loss_masks import token_mask
+from agentrl.learner.losses import (
     kl_estimate,
     m2po_mask,
     mismatch_weights,
@@ -25,12 +25,12 @@ from agentrl.learner.loss import (
     sequence_ess,
     sequence_sums,
 )
-from agentrl.learner.masks import token_mask
 from agentrl.learner.policy import Policy
-from agentrl.learner.score import check_fidelity
-from agentrl.processes import ALONE, Processes, sharded_like, whole
+from agentrl.model.anatomy import head_name
+from agentrl.model.logprobs import check_fidelity
+from agentrl.model.processes import ALONE, Processes, sharded_like, whole
+from agentrl.model.weights import plain_weights, without_adapters
 from agentrl.types import Group, Metrics, StepSignal, Verdict
-from agentrl.weights import plain_weights, without_adapters
 
 
 @dataclass

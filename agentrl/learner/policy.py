@@ -13,12 +13,12 @@ import torch
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from agentrl.anatomy import backbone, head, head_bias, head_form, hidden_states, is_tied
 from agentrl.errors import UserError
 from agentrl.learner.batch import MicroBatch
-from agentrl.learner.lm_head import HeadGradient, token_logprobs
-from agentrl.processes import ALONE, Processes, local, whole
-from agentrl.weights import compute_dtype, computing, effective_weight, is_sharded
+from agentrl.model.anatomy import backbone, head, head_bias, head_form, hidden_states, is_tied
+from agentrl.model.head import HeadGradient, token_logprobs
+from agentrl.model.processes import ALONE, Processes, local, whole
+from agentrl.model.weights import compute_dtype, computing, effective_weight, is_sharded
 
 
 class Policy:

@@ -1,18 +1,18 @@
 """python -m agentrl.report RUN...: run folders -> one self-contained HTML page."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("report")  # before the imports below, which take seconds
 
 import sys
 
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import report_parser
 from agentrl.errors import UserError
-from agentrl.outputs import output_file
-from agentrl.parsers import report_parser
 from agentrl.report.page import render_page
 from agentrl.report.view import load_runs
+from agentrl.runs.outputs import output_file
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from tokenizers.decoders import DecodeStream
 
 from agentrl.analysis.curves import wilson_interval
 from agentrl.errors import CheckpointError
-from agentrl.run_folder import episode_files, read_episodes, read_metrics, read_recorded_config, read_versions
+from agentrl.runs.folder import episode_files, read_episodes, read_metrics, read_recorded_config, read_versions
 from agentrl.types import Metrics
 
 UNFINISHED = "\ufffd"

@@ -1,11 +1,14 @@
 """Scripted policies: chance and oracle for evaluation, demonstrations for the warm start."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from agentrl.errors import UserError
-from agentrl.rollout.play import Policy
+
+ScriptedPolicy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool]]
+"""(info of the last reset or step, random numbers) -> (answer, whether to imitate it)."""
 
 
 def random_policy(info: dict[str, Any], random: np.random.Generator) -> tuple[str, bool]:
@@ -29,7 +32,7 @@ def fallback_policy(info: dict[str, Any], random: np.random.Generator) -> tuple[
     return random_policy(info, random) if info.get("admissible_actions") else ("", False)
 
 
-def noisy_expert(noise: float, *, train_noise: bool) -> Policy:
+def noisy_expert(noise: float, *, train_noise: bool) -> ScriptedPolicy:
     """The expert, except that a turn errs with probability `noise`, so that the student sees how to recover.
 
     Half of the errors are random admissible actions, half are a slip: the beginning of one action and the end of

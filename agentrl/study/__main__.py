@@ -1,7 +1,7 @@
 """python -m agentrl.study CONFIG: arms x seeds on any number of machines, resumable, with tables of what came out."""
 
 if __name__ == "__main__":
-    from agentrl.parsers import answer_help
+    from agentrl.command.parsers import answer_help
 
     answer_help("study")  # before the imports below, which take seconds
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agentrl.analysis.figures import require_matplotlib
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import study_parser
+from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
-from agentrl.parsers import study_parser
-from agentrl.shipped import find_config, list_configs
+from agentrl.report.plots import require_matplotlib
 from agentrl.study.pictures import draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_arms
 from agentrl.study.results import Results, Run

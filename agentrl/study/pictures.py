@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from agentrl.analysis.figures import Line, learning_curves, reuse_map, save
+from agentrl.report.plots import Line, learning_curves, reuse_map, save
 from agentrl.study.results import Results, Run, column, describe_axes, mean_final
 from agentrl.study.tables import is_grid
 

@@ -13,7 +13,9 @@ from typing import Any
 
 from pydantic import Field
 
-from agentrl.config import Section, content_hash, load_config, read_toml
+from agentrl.config.describe import content_hash
+from agentrl.config.read import load_config, read_toml
+from agentrl.config.schema import Section
 from agentrl.errors import ConfigError, UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")

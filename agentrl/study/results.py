@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
-from agentrl.run_folder import read_metrics, read_versions
+from agentrl.runs.folder import read_metrics, read_versions
 from agentrl.study.plan import Cell, Study
 from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 

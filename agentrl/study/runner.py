@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from agentrl.run_folder import read_last_record
+from agentrl.runs.folder import read_last_record
 from agentrl.study.locks import LOST, held, is_held
 from agentrl.study.plan import Cell, Study, as_words
 

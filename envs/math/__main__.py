@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from agentrl.common.paths import user_path
 from agentrl.envs.errors import DataError, MissingExtraError
 from agentrl.envs.math.answers import normalise
 from agentrl.envs.math.overlap import find_overlap
 from agentrl.envs.math.problems import NAMED_DATA, Problem, load_problems
 from agentrl.envs.math.verifier import library_verdict, verify
-from agentrl.paths import user_path
 
 _EPILOG = """examples:
   python -m agentrl.envs.math overlap math math500 --data-dir data/math

@@ -1,7 +1,8 @@
 """Problem files of any published format to one row: id, problem, answer, source, metadata.
 
 A row without a usable gold answer is dropped and counted; a file that does not hold questions and answers is an error.
-Names of columns match whatever their case; fields that are no text are read or refused by the rule of `agentrl.fields`.
+Names of columns match whatever their case; fields that are no text are read or refused by the rule
+of `agentrl.common.fields`.
 """
 
 import json
@@ -16,9 +17,9 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agentrl.common.fields import fold, open_text, pick, read_lines, read_spelled, text_of
 from agentrl.envs.errors import DataError, MissingExtraError
 from agentrl.envs.math.answers import extract_answers, normalise, parse_numeral
-from agentrl.fields import fold, open_text, pick, read_lines, read_spelled, text_of
 
 # Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
 # .parquet, or one of these compressed (.xz, .gz, .bz2).

@@ -22,9 +22,9 @@ from typing import Literal
 
 import numpy as np
 
+from agentrl.common.paths import user_path
 from agentrl.envs.search_qa import names
 from agentrl.envs.search_qa.questions import Question
-from agentrl.paths import user_path
 
 Style = Literal["full", "compact"]
 KINDS = ("bridge", "compositional", "comparison")

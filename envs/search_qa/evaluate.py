@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from agentrl.common.fields import open_text, read_lines, texts_of
+from agentrl.common.paths import user_path
 from agentrl.envs.errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
 from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
-from agentrl.fields import open_text, read_lines, texts_of
-from agentrl.paths import user_path
 
 _Z95 = 1.959963984540054
 

@@ -12,7 +12,7 @@
 | any | rows with a column of `QUESTION_COLUMNS` and one of `ANSWER_COLUMNS`, whatever their case |
 
 Files may be compressed (.gz, .bz2, .xz) and begin with a byte order mark. All aliases count as gold answers. What
-fields hold that are no text is read or refused by the rule of `agentrl.fields`.
+fields hold that are no text is read or refused by the rule of `agentrl.common.fields`.
 """
 
 import csv
@@ -26,8 +26,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
 from agentrl.envs.errors import DataError
-from agentrl.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
 ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.paths import user_path
 from agentrl.envs.errors import DataError
 from agentrl.envs.webshop import official
 from agentrl.envs.webshop.env import WebShopEnv
@@ -27,7 +28,6 @@ from agentrl.envs.webshop.reward import OPTION_COUNTERS
 from agentrl.envs.webshop.serve import ShopServer
 from agentrl.envs.webshop.store import build_store
 from agentrl.envs.webshop.synthetic import STYLES, synthesize
-from agentrl.paths import user_path
 
 _EPILOG = """examples:
   python -m agentrl.envs.webshop serve                              shop by hand in the synthetic catalogue

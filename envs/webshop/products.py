@@ -1,6 +1,6 @@
 """Products of the shop: the raw schema of the official files, cleaned as the original loader cleans it.
 
-Texts stay as they are. What is no text is read by the rule of `agentrl.fields` (numbers as digits, lists joined); a
+Texts stay as they are. What is no text is read as `agentrl.common.fields` rules (numbers as digits, lists joined); a
 field that the shop cannot do without (title, description, bullet points, category, query) is refused where it holds
 nothing.
 """
@@ -12,8 +12,8 @@ from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
+from agentrl.common.fields import is_missing, text_of
 from agentrl.envs.errors import DataError
-from agentrl.fields import is_missing, text_of
 
 DEFAULT_PRICE = 100.0  # of products without a price
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")

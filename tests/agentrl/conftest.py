@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentrl.checkpoint import save_model
-from agentrl.rollout.fleet import FleetEngine
-from agentrl.rollout.vllm import VllmEngine
+from agentrl.rollout.engines.vllm import VllmEngine
+from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.runs.checkpoint import save_model
 from tests.agentrl.engines import MODULE, TOKENIZER, Server, start_fleet, start_vllm
 
 

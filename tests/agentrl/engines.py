@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from agentrl.learner.learner import Learner
-from agentrl.rollout.fleet import FleetEngine
-from agentrl.rollout.vllm import VllmEngine
-from agentrl.rollout.weight_sync import DiskSync
+from agentrl.rollout.engines.vllm import VllmEngine
+from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.weight_sync import DiskSync
 from tests.agentrl.helpers import tiny_policy, toy_config
 
 MAX_CONTEXT_TOKENS = 400

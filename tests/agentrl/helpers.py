@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 
-from agentrl.config import Config, RolloutConfig, TinyModelConfig, build_config
-from agentrl.model import build_tiny_model, build_tokenizer
+from agentrl.config.read import build_config
+from agentrl.config.schema import Config, RolloutConfig, TinyModelConfig
+from agentrl.environment.pool import EnvPool, EnvSpec
+from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.local import LocalEngine
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.workers import EnvPool, EnvSpec
+from agentrl.rollout.engines.local import LocalEngine
+from agentrl.rollout.rollout import Rollout
 
 TOY = "tests.toy:ColourEnv"
 TEXTS = ["You see red. Now green. Which came first? blue white"] * 5

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 
-from agentrl.processes import Processes
+from agentrl.model.processes import Processes
 
 
 def together(count: int, work: Callable[..., Any], *values: Any) -> list[Any]:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.config import AdvantageConfig
+from agentrl.config.schema import AdvantageConfig
 from agentrl.learner.advantage import (
     advantages,
     discounted_returns,

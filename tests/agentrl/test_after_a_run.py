@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from agentrl import structure, watch
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.errors import CheckpointError
 from agentrl.report import sections
 from agentrl.report.page import render_page
 from agentrl.report.view import RunView, load_runs
-from agentrl.run_folder import read_recorded_config
+from agentrl.runs.folder import read_recorded_config
 from tests.agentrl.toy_runs import toy_run
 
 

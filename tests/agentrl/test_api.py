@@ -13,14 +13,15 @@ import pytest
 import torch
 
 import agentrl
-from agentrl.config import GateConfig, LossConfig, RolloutConfig, build_config, load_config
+from agentrl.config.read import build_config, load_config
+from agentrl.config.schema import GateConfig, LossConfig, RolloutConfig
+from agentrl.environment.reward import OwnReward
 from agentrl.errors import ConfigError, RunError, UserError
-from agentrl.interruption import Interruption
-from agentrl.learner.gate import make_gate
-from agentrl.learner.loss import policy_loss
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.local import LocalEngine
-from agentrl.rollout.reward import OwnReward
+from agentrl.learner.gates import make_gate
+from agentrl.learner.losses import policy_loss
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.engines.local import LocalEngine
+from agentrl.runs.interruption import Interruption
 from agentrl.types import Status, StepSignal, Task, Trajectory, Turn
 from tests.agentrl.engines import MODULE, TOKENIZER
 from tests.agentrl.test_faults import SMALL

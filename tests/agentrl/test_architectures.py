@@ -14,15 +14,16 @@ import transformers as T
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from agentrl.checkpoint import save_model
-from agentrl.config import ModelConfig
+from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
-from agentrl.fidelity import own_logprobs, probe_length
 from agentrl.learner.learner import Learner
-from agentrl.learner.score import row_logprobs
-from agentrl.model import build_tokenizer, load_model
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.engines import make_engine
+from agentrl.model.fidelity import own_logprobs, probe_length
+from agentrl.model.load import load_model
+from agentrl.model.logprobs import row_logprobs
+from agentrl.model.tiny import build_tokenizer
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.runs.checkpoint import save_model
 from tests.agentrl.helpers import TEXTS, toy_config
 from tests.agentrl.test_learner import assert_same_gradient, make_batch, random_rows
 

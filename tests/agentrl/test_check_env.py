@@ -10,7 +10,7 @@ import gymnasium
 import pytest
 
 from agentrl import check_env
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.envs.spaces import FreeText
 from tests.toy import ColourEnv
 

@@ -15,22 +15,24 @@ import pytest
 
 from agentrl import evaluate, train, warmstart
 from agentrl.analysis.curves import sparkline, wilson_interval
-from agentrl.checkpoint import load_trainer_state
-from agentrl.cli import main_guard
-from agentrl.config import TinyModelConfig, build_config
+from agentrl.command.guard import main_guard
+from agentrl.common.installation import install_hint
+from agentrl.config.read import build_config
+from agentrl.config.schema import TinyModelConfig
+from agentrl.console import LineLog
+from agentrl.dry_run.schedule import format_bytes, schedule_table
+from agentrl.environment.calls import serve
+from agentrl.environment.spec import EnvSpec
 from agentrl.envs.errors import DataError
 from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
-from agentrl.installation import install_hint
-from agentrl.interruption import Interrupted, Interruption
-from agentrl.model import build_tiny_model, build_tokenizer, recompute_activations
-from agentrl.outputs import claim_folder
+from agentrl.model.load import recompute_activations
+from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_calls import serve
-from agentrl.rollout.env_spec import EnvSpec
 from agentrl.rollout.scripted import expert_policy, random_policy
-from agentrl.run_folder import read_metrics, read_run_config
-from agentrl.schedule import format_bytes, schedule_table
-from agentrl.tracking import LineLog
+from agentrl.runs.checkpoint import load_trainer_state
+from agentrl.runs.folder import read_metrics, read_run_config
+from agentrl.runs.interruption import Interrupted, Interruption
+from agentrl.runs.outputs import claim_folder
 from agentrl.types import Task
 from tests.toy import ColourEnv
 
@@ -73,7 +75,7 @@ def test_main_guard_lets_bugs_keep_their_traceback(error: Exception) -> None:
 
 
 def test_a_reader_that_stops_reading_ends_a_command_quietly() -> None:
-    script = "import sys; from agentrl.cli import main_guard\ndef main():\n  while True: print('x' * 1000)\n"
+    script = "import sys; from agentrl.command.guard import main_guard\ndef main():\n  while True: print('x' * 1000)\n"
     with subprocess.Popen(
         [sys.executable, "-c", script + "sys.exit(main_guard(main))"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=Path(__file__).parents[2],

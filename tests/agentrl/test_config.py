@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.cli import parse_command_line
-from agentrl.config import Config, content_hash, describe_fields, diff_configs, load_config, parse_overrides
+from agentrl.command.guard import parse_command_line
+from agentrl.config.describe import content_hash, describe_fields, diff_configs
+from agentrl.config.read import load_config, parse_overrides
+from agentrl.config.schema import Config
 from agentrl.errors import ConfigError, UserError
 
 

@@ -16,13 +16,13 @@ import pytest
 import torch
 
 from agentrl import check_env
-from agentrl.cli import main_guard
-from agentrl.config import load_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import load_config
+from agentrl.environment.contract import ContractError, checked_info, checked_reset, checked_step
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec, with_conventions
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import ConfigError
-from agentrl.rollout.contract import ContractError, checked_info, checked_reset, checked_step
-from agentrl.rollout.env_spec import EnvSpec, with_conventions
-from agentrl.rollout.workers import EnvPool
 from agentrl.types import Task
 
 

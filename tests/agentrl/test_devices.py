@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 import torch
 
-from agentrl.config import Config
-from agentrl.learner.divergence import DivergenceMonitor
+from agentrl.config.schema import Config
 from agentrl.learner.learner import Learner
-from agentrl.learner.score import row_logprobs
-from agentrl.processes import Processes
-from agentrl.rollout.engine import Completion, Sampling
-from agentrl.rollout.local import LocalEngine
-from agentrl.weights import gather_weights
+from agentrl.learner.weight_monitor import DivergenceMonitor
+from agentrl.model.logprobs import row_logprobs
+from agentrl.model.processes import Processes
+from agentrl.model.weights import gather_weights
+from agentrl.rollout.engines.base import Completion, Sampling
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.accelerator import DEVICE, Accelerator
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.test_learner import make_batch, random_rows

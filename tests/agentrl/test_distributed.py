@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.config import Config
+from agentrl.config.schema import Config
 from agentrl.errors import RunError
 from agentrl.learner.advantage import advantages, penalized_rewards
 from agentrl.learner.batch import Batch, assemble
 from agentrl.learner.learner import Learner
-from agentrl.model import recompute_activations
-from agentrl.processes import ALONE, Processes, sharded_like, whole
+from agentrl.model.load import recompute_activations
+from agentrl.model.processes import ALONE, Processes, sharded_like, whole
+from agentrl.model.weights import add_lora, plain_weights, shard
 from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
-from agentrl.weights import add_lora, plain_weights, shard
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.processes import together
 from tests.agentrl.test_model_families import CASES, make_double

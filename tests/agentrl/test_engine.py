@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.learner.lm_head import token_logprobs
-from agentrl.rollout.engine import Completion, Engine, Sampling, random_stream
-from agentrl.rollout.local import LocalEngine
+from agentrl.model.head import token_logprobs
+from agentrl.rollout.engines.base import Completion, Engine, Sampling, random_stream
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.engines import MODULE, TOKENIZER, weights
 from tests.agentrl.helpers import tiny_policy
 

@@ -13,8 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from agentrl.config import build_config
-from agentrl.estimate import (
+from agentrl.config.read import build_config
+from agentrl.dry_run.estimate import (
     CPU,
     Shape,
     activation_bytes,
@@ -27,11 +27,11 @@ from agentrl.estimate import (
     sync_memory,
     trained_parameters,
 )
-from agentrl.learner.lm_head import default_chunk
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
-from agentrl.schedule import _KNOWN_SHAPES
-from agentrl.weights import add_lora, computing
+from agentrl.dry_run.schedule import _KNOWN_SHAPES
+from agentrl.model.head import default_chunk
+from agentrl.model.weights import add_lora, computing
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.test_model_families import FAMILIES, TOKENIZER, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,10 +182,10 @@ MODELS: list[tuple[type, dict[str, Any], dict[str, Any]]] = [
 MEASURE = """
 import gc, json, sys
 import numpy as np, torch, transformers
-from agentrl.config import build_config
+from agentrl.config.read import build_config
 from agentrl.learner.batch import Batch, BatchRow
 from agentrl.learner.learner import Learner
-from agentrl.model import recompute_activations
+from agentrl.model.load import recompute_activations
 
 def status(name):  # bytes; VmHWM is this process's own peak, where ru_maxrss starts at the parent's
     line = next(line for line in open("/proc/self/status") if line.startswith(name))

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from agentrl import evaluate
-from agentrl.cli import main_guard
-from agentrl.config import build_config, load_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import build_config, load_config
 from agentrl.errors import UserError
-from agentrl.evaluate import Evaluation, rates_from_metrics, settle
-from agentrl.samples import describe_sample, describe_sampling, problem_samples, sampling_line
+from agentrl.evaluate import settle
+from agentrl.evaluation.rates import Evaluation, rates_from_metrics
+from agentrl.evaluation.samples import describe_sample, describe_sampling, problem_samples, sampling_line
 from agentrl.types import Status, Task, Trajectory, Turn
 
 ROOT = Path(__file__).resolve().parents[2]

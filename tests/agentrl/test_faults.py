@@ -23,19 +23,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentrl import train
-from agentrl.checkpoint import newest_checkpoint
-from agentrl.cli import main_guard
-from agentrl.config import load_config
-from agentrl.env_probe import resident_bytes
+from agentrl.command.guard import main_guard
+from agentrl.config.read import load_config
+from agentrl.environment.pool import EnvPool, _Worker
+from agentrl.environment.probe import resident_bytes
+from agentrl.environment.spec import EnvSpec
 from agentrl.errors import RunError
 from agentrl.learner.learner import Learner
-from agentrl.model import build_tokenizer
-from agentrl.processes import ALONE
+from agentrl.model.processes import ALONE
+from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.workers import EnvPool, _Worker
-from agentrl.run_folder import read_metrics
+from agentrl.rollout.rollout import Rollout
+from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.folder import read_metrics
 from agentrl.types import Task
 from tests.toy import ColourEnv
 
@@ -312,7 +312,7 @@ class LeakyEnv(ColourEnv):
 def test_a_worker_whose_memory_grows_is_replaced_between_batches(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentrl.rollout.workers.WORKER_GROWTH_BYTES", 12 << 20)
+    monkeypatch.setattr("agentrl.environment.pool.WORKER_GROWTH_BYTES", 12 << 20)
     assert run(tmp_path / "run", f"{__name__}:LeakyEnv", rollout__env_workers=1, train__steps=5) == 0
     assert "memory has grown by" in capsys.readouterr().err
     records = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"]

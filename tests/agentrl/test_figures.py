@@ -5,11 +5,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from agentrl.analysis.figures import FIGURES, Line, learning_curves, monitors, weight_change
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.figures import collect_lines, main
+from agentrl.report.plots import FIGURES, Line, learning_curves, monitors, weight_change
 from agentrl.report.view import load_runs
-from agentrl.run_folder import read_metrics
+from agentrl.runs.folder import read_metrics
 from tests.agentrl.toy_runs import toy_run
 
 

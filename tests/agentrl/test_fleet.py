@@ -16,18 +16,18 @@ import torch
 from safetensors.torch import load_file
 
 from agentrl import train
-from agentrl.cli import main_guard
-from agentrl.config import build_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import build_config
+from agentrl.environment.pool import EnvPool, EnvSpec
 from agentrl.errors import InfrastructureError, RunError, UserError
-from agentrl.learner.score import row_logprobs
+from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.fleet import FleetEngine
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.weight_sync import DiskSync, check_sync, opening_row
-from agentrl.rollout.workers import EnvPool, EnvSpec
-from agentrl.run_folder import read_metrics
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.weight_sync import DiskSync, check_sync, opening_row
+from agentrl.rollout.rollout import Rollout
+from agentrl.runs.folder import read_metrics
 from agentrl.types import Status, Task, Trajectory
 from tests.agentrl.engines import MODULE, TOKENIZER, Server, start_fleet, weights
 from tests.agentrl.helpers import TOY, tiny_policy

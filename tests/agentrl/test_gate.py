@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.config import GateConfig
+from agentrl.config.schema import GateConfig
 from agentrl.errors import RunError, UserError
-from agentrl.learner.gate import (
+from agentrl.learner.gates import (
     FiniteGuard,
     FixedGate,
     Gate,

@@ -5,13 +5,13 @@ import asyncio
 import pytest
 import torch
 
-from agentrl.config import ModelConfig
+from agentrl.config.schema import ModelConfig
 from agentrl.learner.learner import Learner
-from agentrl.learner.lm_head import HeadGradient, token_logprobs
-from agentrl.model import load_model
-from agentrl.processes import Processes
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
+from agentrl.model.head import HeadGradient, token_logprobs
+from agentrl.model.load import load_model
+from agentrl.model.processes import Processes
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.helpers import TEXTS, tiny_policy, toy_config
 from tests.agentrl.test_learner import make_batch, random_rows
 

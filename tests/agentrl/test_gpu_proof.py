@@ -9,7 +9,7 @@ import torch
 
 from agentrl.learner.batch import micro_batches
 from agentrl.learner.learner import Learner
-from agentrl.run_folder import read_metrics
+from agentrl.runs.folder import read_metrics
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))

@@ -13,9 +13,9 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from agentrl import train
-from agentrl.checkpoint import newest_checkpoint
-from agentrl.cli import main_guard
-from agentrl.run_folder import read_metrics
+from agentrl.command.guard import main_guard
+from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.folder import read_metrics
 from tests.agentrl.test_train import CONFIG, ROOT
 
 pytestmark = pytest.mark.slow

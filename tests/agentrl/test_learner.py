@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.config import Config
+from agentrl.config.schema import Config
 from agentrl.learner.batch import Batch, BatchRow
-from agentrl.learner.gate import FixedGate
+from agentrl.learner.gates import FixedGate
 from agentrl.learner.learner import Learner, learning_rate_factor
-from agentrl.model import recompute_activations
+from agentrl.model.load import recompute_activations
 from agentrl.types import Group, Metrics, Row, Status, StepSignal, Task, Trajectory, Turn, Verdict
 from tests.agentrl.helpers import tiny_policy, toy_config
 

@@ -11,9 +11,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from agentrl.config import ModelConfig
-from agentrl.learner.lm_head import HeadGradient, default_chunk, token_logprobs
-from agentrl.weights import add_lora, effective_weight
+from agentrl.config.schema import ModelConfig
+from agentrl.model.head import HeadGradient, default_chunk, token_logprobs
+from agentrl.model.weights import add_lora, effective_weight
 from tests.agentrl.helpers import tiny_policy
 
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from agentrl.checkpoint import save_model
-from agentrl.config import ModelConfig
+from agentrl.build import frozen_copy, load_models, without_weights
+from agentrl.config.schema import ModelConfig
 from agentrl.learner.learner import Learner
-from agentrl.loading import frozen_copy, load_models, without_weights
-from agentrl.model import load_model
-from agentrl.processes import ALONE
-from agentrl.weights import adapter_tensors, add_lora
+from agentrl.model.load import load_model
+from agentrl.model.processes import ALONE
+from agentrl.model.weights import adapter_tensors, add_lora
+from agentrl.runs.checkpoint import save_model
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.test_learner import make_batch, random_rows
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentrl.config import ModelConfig
+from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
-from agentrl.model import build_tokenizer, load_model
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
+from agentrl.model.load import load_model
+from agentrl.model.tiny import build_tokenizer
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.helpers import TEXTS, tiny_policy
 
 MODULE, TOKENIZER = tiny_policy()

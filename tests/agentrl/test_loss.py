@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.config import LossConfig
-from agentrl.learner.loss import (
+from agentrl.config.schema import LossConfig
+from agentrl.learner.losses import (
     cispo_loss,
     clip_loss,
     decoupled_loss,

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentrl.config import LossConfig
+from agentrl.config.schema import LossConfig
 from agentrl.learner.batch import BatchRow
-from agentrl.learner.loss import policy_loss, sequence_ess, sequence_sums
-from agentrl.learner.masks import dppo_mask, sequence_mask, token_mask
+from agentrl.learner.loss_masks import dppo_mask, sequence_mask, token_mask
+from agentrl.learner.losses import policy_loss, sequence_ess, sequence_sums
 from tests.agentrl.helpers import toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows
 

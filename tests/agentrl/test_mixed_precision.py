@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from agentrl.learner.learner import Learner
-from agentrl.learner.score import row_logprobs
-from agentrl.model import recompute_activations
-from agentrl.processes import Processes
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
-from agentrl.weights import computing, plain_weights, shard
+from agentrl.model.load import recompute_activations
+from agentrl.model.logprobs import row_logprobs
+from agentrl.model.processes import Processes
+from agentrl.model.weights import computing, plain_weights, shard
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.processes import together
 from tests.agentrl.test_learner import make_batch, random_rows

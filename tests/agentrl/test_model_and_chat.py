@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from agentrl.config import Config, ModelConfig, TinyModelConfig
+from agentrl.config.schema import Config, ModelConfig, TinyModelConfig
 from agentrl.errors import UserError
-from agentrl.model import build_tiny_model, build_tokenizer, load_model, set_threads, stop_token_ids
+from agentrl.model.load import load_model, set_threads, stop_token_ids
+from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
 
 CORPUS = ["You arrive at cabinet 13. On the cabinet 13, you see a mug 2, and a pan 1."] * 5

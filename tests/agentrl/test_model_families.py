@@ -9,14 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config, Qwen3MoeConfig
 
 from agentrl import train
-from agentrl.checkpoint import newest_checkpoint, save_model
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.learner.learner import Learner
-from agentrl.learner.score import row_logprobs
-from agentrl.model import build_tokenizer
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.local import LocalEngine
-from agentrl.run_folder import read_metrics
+from agentrl.model.logprobs import row_logprobs
+from agentrl.model.tiny import build_tokenizer
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.local import LocalEngine
+from agentrl.runs.checkpoint import newest_checkpoint, save_model
+from agentrl.runs.folder import read_metrics
 from tests.agentrl.helpers import TEXTS, toy_config
 from tests.agentrl.test_learner import assert_same_gradient, make_batch, random_rows
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.config import load_config
-from agentrl.model import build_tokenizer
+from agentrl.config.read import load_config
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec
+from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.workers import EnvPool
+from agentrl.rollout.rollout import Rollout
 from agentrl.types import Task
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,16 +14,16 @@ import pytest
 from gymnasium.envs.registration import register, registry
 
 from agentrl import train
-from agentrl.cli import main_guard
-from agentrl.config import load_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import load_config
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec, count_tasks
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import InfrastructureError, UserError
-from agentrl.model import build_tokenizer
+from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec, count_tasks
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.workers import EnvPool
-from agentrl.tracking import read_metrics
+from agentrl.rollout.rollout import Rollout
+from agentrl.runs.folder import read_metrics
 from agentrl.types import Task
 from tests.toy import NoExpertEnv
 
@@ -264,9 +264,9 @@ def test_a_worker_process_loads_the_environment_alone_and_tells_what_is_wrong_wi
     (tmp_path / "light.py").write_text(LIGHT)
     script = """
 import sys
-from agentrl.cli import main_guard
-from agentrl.rollout.env_spec import EnvSpec
-from agentrl.rollout.workers import EnvPool
+from agentrl.command.guard import main_guard
+from agentrl.environment.spec import EnvSpec
+from agentrl.environment.pool import EnvPool
 from agentrl.types import Task
 import asyncio, importlib.util
 main = sys.modules["__main__"]

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.console import COMMANDS
+from agentrl.command.entry import COMMANDS
+from agentrl.command.parsers import FIGURES, PARSERS
+from agentrl.common.installation import DISTRIBUTION, find_checkout, install_hint
+from agentrl.config.shipped import find_config, list_configs, purpose, shipped_configs
 from agentrl.errors import MissingExtraError, UserError
-from agentrl.installation import DISTRIBUTION, find_checkout, install_hint
-from agentrl.parsers import FIGURES, PARSERS
-from agentrl.shipped import find_config, list_configs, purpose, shipped_configs
-from agentrl.tracking import own_commit
+from agentrl.runs.software import own_commit
 
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = ("agentrl", "envs", "retriever", "configs")
@@ -148,7 +148,7 @@ def test_the_wheel_lists_its_configs_and_its_hints_name_the_distribution(home: P
     assert "study/" not in out
     script = "from agentrl.errors import MissingExtraError as E; print(E('vllm', 'vllm', 'The engine'))"
     assert call(home, python, "-c", script).strip().endswith("pip install 'agentrl-dgg[vllm]'")
-    call(home, python, "-c", "from agentrl.shipped import shipped_configs as s; open(s()['study/math'])")
+    call(home, python, "-c", "from agentrl.config.shipped import shipped_configs as s; open(s()['study/math'])")
 
 
 @pytest.mark.parametrize("name", list(COMMANDS))
@@ -169,7 +169,7 @@ def test_help_of_every_command_comes_at_once(name: str) -> None:
 
 
 def test_every_command_has_a_module_and_every_figure_a_function() -> None:
-    from agentrl.analysis import figures
+    from agentrl.report import plots as figures
 
     assert {name.replace("_", "-") for name in PARSERS} <= set(COMMANDS)
     assert list(FIGURES) == list(figures.FIGURES)
@@ -234,7 +234,7 @@ def test_the_commit_of_somebody_elses_repository_is_not_recorded(tmp_path: Path)
 
 
 def test_a_config_that_is_nowhere_is_told_with_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from agentrl.config import load_config
+    from agentrl.config.read import load_config
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="Did you mean quickstart"):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from agentrl import train
-from agentrl.cli import main_guard
-from agentrl.config import Config, load_config
-from agentrl.rollout.workers import EnvSpec
+from agentrl.command.guard import main_guard
+from agentrl.config.read import load_config
+from agentrl.config.schema import Config
+from agentrl.environment.pool import EnvSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "paper"

@@ -6,16 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agentrl.config import RolloutConfig
+from agentrl.config.schema import RolloutConfig
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec, count_tasks
 from agentrl.errors import RunError
-from agentrl.evaluate import Evaluation
+from agentrl.evaluation.rates import Evaluation
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.engine import Completion
-from agentrl.rollout.env_spec import EnvSpec, count_tasks
-from agentrl.rollout.play import Rollout
+from agentrl.rollout.engines.base import Completion
+from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import expert_policy, noisy_expert
 from agentrl.rollout.tasks import TaskSampler
-from agentrl.rollout.workers import EnvPool
 from agentrl.types import Status, Task, Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_rollout
 from tests.toy import COLOURS, ColourEnv

@@ -8,11 +8,11 @@ import pytest
 import torch
 from huggingface_hub import constants
 
-from agentrl.checkpoint import save_model
-from agentrl.config import Config, ModelConfig
+from agentrl.config.schema import Config, ModelConfig
+from agentrl.dry_run.schedule import model_shape
 from agentrl.errors import UserError
-from agentrl.model import load_model
-from agentrl.schedule import model_shape
+from agentrl.model.load import load_model
+from agentrl.runs.checkpoint import save_model
 from tests.agentrl.helpers import tiny_policy
 
 COMMITS = {"main": "0123456789abcdef0123456789abcdef01234567", "v2": "89abcdef0123456789abcdef0123456789abcdef"}

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.config import GateConfig, KlRateConfig
-from agentrl.learner.gate import Gate, make_gate
-from agentrl.learner.rate import KlRateGate
+from agentrl.config.schema import GateConfig, KlRateConfig
+from agentrl.learner.gates import Gate, make_gate
+from agentrl.learner.rate_gates import KlRateGate
 from agentrl.types import StepSignal, Verdict
 from tests.agentrl.helpers import toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows

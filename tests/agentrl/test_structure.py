@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.analysis.structure import Structure, measure_structure
-from agentrl.cli import main_guard
+from agentrl.analysis.head_constants import Structure, measure_structure
+from agentrl.command.guard import main_guard
 from agentrl.structure import main
 from tests.agentrl.helpers import tiny_policy
 from tests.agentrl.toy_runs import toy_run

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.errors import ConfigError, UserError
 from agentrl.study.__main__ import main
 from agentrl.study.locks import acquire

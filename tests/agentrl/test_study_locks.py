@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.run_folder import read_last_record
+from agentrl.runs.folder import read_last_record
 from agentrl.study import locks
 from agentrl.study.locks import acquire, held, is_held, release
 

@@ -11,17 +11,19 @@ from typing import Any
 
 import pytest
 
-from agentrl import evaluate, train, warmstart
-from agentrl.checkpoint import checkpoints, newest_checkpoint, save_model
-from agentrl.cli import main_guard
-from agentrl.config import TinyModelConfig, build_config, load_config
+from agentrl import evaluate, imitation, train
+from agentrl.command.guard import main_guard
+from agentrl.command.parsers import PARSERS
+from agentrl.common.streams import Lasting, print_anything
+from agentrl.config.read import build_config, load_config
+from agentrl.config.schema import TinyModelConfig
+from agentrl.console import say
 from agentrl.errors import UserError
-from agentrl.model import build_tiny_model, build_tokenizer
-from agentrl.outputs import given_back_if_empty, output_file
-from agentrl.parsers import PARSERS
-from agentrl.run_folder import read_metrics
-from agentrl.streams import Lasting, print_anything
-from agentrl.tracking import Run, say
+from agentrl.model.tiny import build_tiny_model, build_tokenizer
+from agentrl.runs.checkpoint import checkpoints, newest_checkpoint, save_model
+from agentrl.runs.folder import read_metrics
+from agentrl.runs.outputs import given_back_if_empty, output_file
+from agentrl.runs.writer import Run
 from tests.agentrl.test_faults import SMALL
 from tests.toy import ColourEnv
 
@@ -87,7 +89,7 @@ def test_print_anything_leaves_streams_that_say_how_alone(monkeypatch: pytest.Mo
 
 
 def test_a_run_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
-    script = "import sys; from agentrl.cli import main_guard; from agentrl import train\n"
+    script = "import sys; from agentrl.command.guard import main_guard; from agentrl import train\n"
     script += "sys.exit(main_guard(lambda: train.main(sys.argv[1:]), outlives_readers=True))"
     arguments = [*words(**{"env.id": "tests.toy:ColourEnv", "eval.every": 1}), "--run-dir", str(tmp_path / "run")]
     with subprocess.Popen(
@@ -131,7 +133,7 @@ def test_copies_beside_checkpoints_are_neither_deleted_nor_resumed_from(finished
 def test_two_runs_into_one_named_folder_leave_it_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = build_config({})
     Run.create(tmp_path / "run", config, tokenizer=None, command=[])
-    monkeypatch.setattr("agentrl.tracking.require_empty", lambda folder: None)  # looked in the same moment
+    monkeypatch.setattr("agentrl.runs.writer.require_empty", lambda folder: None)  # looked in the same moment
     with pytest.raises(UserError, match="is not empty"):
         Run.create(tmp_path / "run", config, tokenizer=None, command=[])
 
@@ -260,7 +262,7 @@ def test_a_warm_start_is_another_when_code_or_data_of_the_environment_are(
     options = {"env.id": "wordy:Wordy", "env.options.data": str(data), "model.path": str(model)}
 
     def name(**more: Any) -> str:
-        return warmstart.cache_name(load_config(None, {**options, **more}))
+        return imitation.cache_name(load_config(None, {**options, **more}))
 
     names = [name()]
     assert name() == names[0]
@@ -291,10 +293,10 @@ def test_a_home_that_cannot_be_written_costs_a_note_and_the_warm_start_is_still_
         None,
         {**SMALL, "env.id": "tests.toy:ColourEnv", "tracking.trackers": [], "warmstart.episodes": 4},
     )
-    made = warmstart.warmstart(config)
+    made = imitation.warmstart(config)
     assert "warmstart.cache_dir names another folder" in capsys.readouterr().err
     assert made.is_relative_to(tmp_path / "temporary")
-    assert warmstart.warmstart(config) == made
+    assert imitation.warmstart(config) == made
     assert "(cached)" in capsys.readouterr().out
 
 
@@ -303,7 +305,7 @@ def test_no_folder_for_a_warm_start_is_told_before_the_expert_plays(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "file"))
-    monkeypatch.setattr(warmstart, "vocabulary_texts", lambda _: pytest.fail("it has played"))
+    monkeypatch.setattr(imitation, "vocabulary_texts", lambda _: pytest.fail("it has played"))
     config = load_config(None, {"warmstart.cache_dir": str(tmp_path / "file" / "x"), "warmstart.episodes": 4})
     with pytest.raises(UserError, match=r"Set warmstart\.cache_dir to one that can"):
-        warmstart.warmstart(config)
+        imitation.warmstart(config)

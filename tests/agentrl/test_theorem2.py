@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from agentrl.learner.lm_head import HeadGradient, token_logprobs
+from agentrl.model.head import HeadGradient, token_logprobs
 from tests.agentrl.helpers import toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows
 

@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from agentrl import evaluate, train, warmstart
 from agentrl.analysis.curves import sparkline
-from agentrl.checkpoint import find_damage, newest_checkpoint
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.errors import CheckpointError
-from agentrl.run_folder import read_metrics
+from agentrl.runs.checkpoint import find_damage, newest_checkpoint
+from agentrl.runs.folder import read_metrics
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]

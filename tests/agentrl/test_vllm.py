@@ -15,17 +15,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentrl import train
-from agentrl.checkpoint import newest_checkpoint
-from agentrl.cli import main_guard
-from agentrl.config import build_config
+from agentrl.command.guard import main_guard
+from agentrl.config.read import build_config
 from agentrl.errors import InfrastructureError, MissingExtraError, RunError, UserError
-from agentrl.learner.score import row_logprobs
+from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.engine import Sampling
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.vllm import VllmEngine, request_parameters, scores_from_table
-from agentrl.rollout.weight_sync import check_sync, opening_row
-from agentrl.run_folder import read_metrics
+from agentrl.rollout.engines.base import Sampling
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.engines.vllm import VllmEngine, request_parameters, scores_from_table
+from agentrl.rollout.engines.weight_sync import check_sync, opening_row
+from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.folder import read_metrics
 from agentrl.types import Row
 from tests.agentrl.engines import MODULE, TOKENIZER, start_vllm, weights
 from tests.agentrl.helpers import tiny_policy

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentrl.cli import main_guard
+from agentrl.command.guard import main_guard
 from agentrl.report.view import load_runs
 from agentrl.watch import WatchServer, follow_in_terminal, longest_episodes, main, terminal_view
 from tests.agentrl.toy_runs import HOSTILE, add_hostile_episode, toy_run

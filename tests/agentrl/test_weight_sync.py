@@ -8,9 +8,9 @@ import torch
 from safetensors.torch import load_file
 
 from agentrl.errors import UserError
-from agentrl.rollout.engines import make_engine
-from agentrl.rollout.vllm import shape_folder
-from agentrl.rollout.weight_sync import DiskSync, Host, NcclSync, address_towards
+from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.engines.vllm import shape_folder
+from agentrl.rollout.engines.weight_sync import DiskSync, Host, NcclSync, address_towards
 from tests.agentrl.helpers import tiny_policy, toy_config
 
 

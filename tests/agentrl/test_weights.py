@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from agentrl import processes as processes_module
-from agentrl.checkpoint import TrainerState, find_damage, load_adapter, newest_checkpoint, save_checkpoint
-from agentrl.config import ModelConfig
+from agentrl.config.schema import ModelConfig
 from agentrl.errors import CheckpointError, UserError
 from agentrl.learner.policy import Policy
-from agentrl.processes import Processes
-from agentrl.weights import adapter_tensors, add_lora, gather_weights
+from agentrl.model import processes as processes_module
+from agentrl.model.processes import Processes
+from agentrl.model.weights import adapter_tensors, add_lora, gather_weights
+from agentrl.runs.checkpoint import TrainerState, find_damage, load_adapter, newest_checkpoint, save_checkpoint
 from tests.agentrl.helpers import tiny_policy
 from tests.agentrl.processes import together
 

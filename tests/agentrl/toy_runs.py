@@ -5,8 +5,8 @@ import shutil
 from pathlib import Path
 
 from agentrl import train
-from agentrl.config import content_hash
-from agentrl.run_folder import read_metrics
+from agentrl.config.describe import content_hash
+from agentrl.runs.folder import read_metrics
 
 HOSTILE = '<script>document.title = "owned"</script><img src=x onerror="document.title=1">\u2028</pre>]]>&amp;'
 

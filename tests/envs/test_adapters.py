@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from agentrl.config import load_config
+from agentrl.config.read import load_config
+from agentrl.environment.capacity import Room
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec
 from agentrl.envs.adapters.remote import RemoteEnv
 from agentrl.envs.adapters.textarena import TextArenaEnv
 from agentrl.envs.errors import DataError, NoRoomError
-from agentrl.model import build_tokenizer
+from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec
-from agentrl.rollout.play import Rollout
-from agentrl.rollout.room import Room
-from agentrl.rollout.workers import EnvPool
+from agentrl.rollout.rollout import Rollout
 from agentrl.types import Task
 
 REMOTE = "agentrl.envs.adapters.remote:RemoteEnv"

@@ -2,13 +2,13 @@
 
 import pytest
 
-from agentrl.config import RolloutConfig
+from agentrl.config.schema import RolloutConfig
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvSpec
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.env_spec import EnvSpec
-from agentrl.rollout.play import Rollout
+from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import expert_policy
 from agentrl.rollout.tasks import TaskSampler
-from agentrl.rollout.workers import EnvPool
 from tests.agentrl.helpers import tiny_policy
 
 ENV = "agentrl/SearchQA-v0"

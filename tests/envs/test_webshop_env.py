@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl import envs
-from agentrl.config import load_config
+from agentrl.config.read import load_config
 from agentrl.envs.errors import DataError
 from agentrl.envs.webshop.cli import main
 from agentrl.envs.webshop.env import WebShopEnv

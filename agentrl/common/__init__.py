@@ -1,0 +1,1 @@
+"""What the framework, the environments and the retriever share."""

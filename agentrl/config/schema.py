@@ -1,0 +1,419 @@
+"""The typed config tree: one TOML file is one experiment.
+
+Every field carries its meaning, unit and range here; `python -m agentrl.train --help-config` prints them.
+"""
+
+import datetime
+import os
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
+
+_TINY_LR = 1e-3
+_OWN_NAME = re.compile(r"[\w.]+:[\w.]+")
+
+
+def _with_iso_dates(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_iso_dates(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_with_iso_dates(each) for each in value]
+    return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
+def _own_or(value: Any, handler: Callable[[Any], Any]) -> Any:
+    return value if isinstance(value, str) and _OWN_NAME.fullmatch(value) else handler(value)
+
+
+OR_OWN = WrapValidator(_own_or)
+"""Beside the names of a Literal: `module:Class` or `module:function` of one's own."""
+
+
+class Section(BaseModel):
+    """A table of the TOML file; field docstrings become the help text."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class EnvConfig(Section):
+    """Which environment is played, and how a model talks to it."""
+
+    id: str = "agentrl/ALFWorld-v0"
+    """Gymnasium id, or `module:Class` for an environment of your own."""
+    split: str = "train"
+    """Split that training tasks come from."""
+    eval_split: str = "valid_unseen"
+    """Split that evaluation tasks come from; never shares a task with `split`. Where it is not given, an environment's
+    own word for it holds (`metadata["eval_split"]` of its class)."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment; dates and times of a TOML file arrive as ISO text (`2026-01-31`)."""
+    format: str = "plain"
+    """How an answer becomes an action: `plain` (the text itself), `think_action` (the text between <action> tags), or
+    `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
+    system: str | None = None
+    """System message; None uses what the environment offers, if anything."""
+    reward: str | None = None
+    """`module:function` of one's own, f(trajectory) -> number: the reward of a whole episode, in place of the sum of
+    what the environment gave for its steps. Success stays the environment's."""
+
+    @field_validator("options")
+    @classmethod
+    def _write_dates(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Run folders hold JSON, which knows no dates: an environment gets the same before and after a resume."""
+        return dict(_with_iso_dates(options))
+
+
+class TinyModelConfig(Section):
+    """Shape of a small model with its own tokenizer, built when `model.path = "tiny"`."""
+
+    hidden_size: int = Field(64, ge=8)
+    """Width."""
+    num_layers: int = Field(2, ge=1)
+    """Transformer blocks."""
+    num_heads: int = Field(4, ge=1)
+    """Attention heads."""
+    num_kv_heads: int = Field(2, ge=1)
+    """Key/value heads."""
+    intermediate_size: int = Field(192, ge=8)
+    """Width of the MLP."""
+    tie_embeddings: bool = False
+    """Whether the lm_head shares the embedding matrix."""
+    max_positions: int = Field(4096, ge=16)
+    """Longest row the model accepts, in tokens."""
+    entity_names: bool = True
+    """Whether a word and the number behind it are one token (`cabinet 13`); off where numbers are computed with."""
+
+
+class ModelConfig(Section):
+    """The policy."""
+
+    path: str = "tiny"
+    """Folder or hub name of a Hugging Face causal LM, or `tiny`."""
+    tiny: TinyModelConfig = TinyModelConfig()
+    """Shape of the tiny model."""
+    dtype: Literal["float32", "mixed", "bfloat16", "float64"] = "float32"
+    """Type of the weights while training. `mixed`: weights, gradients and moments in float32, in which steps of 1e-6
+    count, matrix products and attention in bfloat16, which is what GPUs are fast in."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in backward: less memory, about a third more compute."""
+    lora_rank: int = Field(0, ge=0)
+    """Train adapters of this rank and freeze the rest (package peft); 0 trains all weights."""
+    lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """Names of the layers that get adapters; `lm_head` is possible."""
+
+
+class WarmstartConfig(Section):
+    """Imitation of the environment's expert before RL; makes a base policy where no pretrained one is at hand."""
+
+    episodes: int = Field(0, ge=0)
+    """Expert episodes to imitate; 0 skips the warm start."""
+    noise: float = Field(0.0, ge=0, lt=1)
+    """Probability that a turn of a demonstration errs (the expert then recovers)."""
+    train_noise: bool = False
+    """Whether those errors are imitated too; False masks them."""
+    passes: float = Field(1.0, gt=0)
+    """Passes over the demonstrations."""
+    batch_size: int = Field(8, ge=1)
+    """Episodes per optimizer step."""
+    lr: float = Field(3e-3, gt=0)
+    """Peak learning rate of AdamW (embeddings, head, norms)."""
+    muon_lr: float = Field(0.02, ge=0)
+    """Peak learning rate of Muon (matrices inside the blocks); 0 uses AdamW for all."""
+    observation_weight: float = Field(1.0, ge=0)
+    """Weight of the loss on the environment's tokens relative to the expert's own."""
+    seed: int = Field(0, ge=0)
+    """Seed of demonstrations and initial weights; apart from `train.seed`, so that runs can share a warm start."""
+    cache_dir: str | None = None
+    """Folder that keeps finished warm starts by content; None uses ~/.cache/agentrl (or AGENTRL_CACHE). Where it cannot
+    be written, the folder for temporary files is used."""
+
+
+class RolloutConfig(Section):
+    """How episodes are played."""
+
+    engine: Annotated[Literal["local", "vllm"], OR_OWN] = "local"
+    """`local` decodes with the learner's own module; `vllm` with vLLM, in the learner's process or on `endpoints`;
+    `module:Class` is an engine of one's own, made with module, tokenizer, config, rank and count."""
+    endpoints: list[str] = Field(default_factory=list)
+    """vllm: addresses of running servers (`http://host:8000`), at least one for every learner process."""
+    engine_options: dict[str, Any] = Field(default_factory=dict)
+    """vllm: keyword arguments of vLLM's EngineArgs (`gpu_memory_utilization`); with endpoints `weight_sync` (`disk`, or
+    `nccl` from GPU to GPU), `folder` that the servers see too, `address` of this machine."""
+    turn_timeout_s: float = Field(600.0, gt=0)
+    """vllm: patience for one turn, and for a server that is away."""
+    sync_tolerance: float = Field(0.1, gt=0)
+    """vllm: mean gap between the engine's and the learner's log-probs of some tokens, in nats, above which the run
+    stops after a weight sync."""
+    context: Literal["conversation", "window", "continuation"] = "conversation"
+    """`conversation`: one growing chat; `window`: a fresh prompt each turn; `continuation`: the environment's text is
+    appended raw inside one assistant turn, in place of the end of turn and other special tokens behind an answer."""
+    window_turns: int = Field(2, ge=0)
+    """Past turns shown in the `window` context."""
+    max_turns: int = Field(20, ge=1)
+    """Actions per episode."""
+    max_new_tokens: int = Field(16, ge=1)
+    """Generated tokens per turn."""
+    max_context_tokens: int = Field(2048, ge=8)
+    """Longest row: prompt, observations and answers together."""
+    temperature: float = Field(1.0, gt=0)
+    """Sampling temperature; log-probs everywhere are at this temperature."""
+    stop: list[str] = Field(default_factory=list)
+    """Strings that end a turn, kept in the text."""
+    max_concurrent: int = Field(128, ge=1)
+    """Episodes played at once in a process."""
+    env_workers: int | None = Field(None, ge=0)
+    """Processes that run environments; 0 steps them in-process; None: 0 for the built-in ones, else 2."""
+    step_timeout_s: float = Field(60.0, gt=0)
+    """Patience for one reset or step of an environment in a worker process."""
+    max_failed_share: float = Field(0.25, ge=0, le=1)
+    """Share of a batch's episodes that may fail; more in two batches in a row end the run. 1 lets any go by."""
+
+
+class TrainConfig(Section):
+    """The loop."""
+
+    steps: int = Field(100, ge=0)
+    """Rollout batches."""
+    groups_per_step: int = Field(16, ge=1)
+    """Tasks per rollout batch."""
+    group_size: int = Field(8, ge=2)
+    """Trajectories per task."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    num_threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; None: 1 for tiny models, else torch's own choice."""
+
+
+class AdvantageConfig(Section):
+    """Rewards of a group -> advantages."""
+
+    estimator: Literal["grpo", "rloo", "dr_grpo", "reinforce_pp", "gigpo"] = "grpo"
+    """Which estimator (see agentrl/learner/advantage.py)."""
+    ddof: Literal[0, 1] = 1
+    """Standard deviation of the group: 1 sample, 0 population."""
+    invalid_action_penalty: float = Field(0.0, ge=0)
+    """Subtracted from the advantage of the tokens of an invalid action; never divided by a standard deviation."""
+    step_weight: float = Field(1.0, ge=0)
+    """GiGPO: weight of the step-level advantage."""
+    discount: float = Field(0.95, gt=0, le=1)
+    """GiGPO: discount of the step returns."""
+    drop_equal: bool = False
+    """Leave groups of equal rewards out of the batch, its denominator included; else they only count there."""
+
+
+class LossConfig(Section):
+    """Per-token policy loss."""
+
+    kind: Annotated[Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"], OR_OWN] = "clip"
+    """Which loss (see agentrl/learner/losses.py), or `module:function` of one's own: f(logprobs, old, behaviour,
+    advantages, row_index, **loss.options) -> a loss per token."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of a loss of one's own."""
+    clip_low: float = Field(0.2, gt=0)
+    """Ratio clip below 1; dppo: how far a token's probability may fall before it is left out."""
+    clip_high: float = Field(0.2, gt=0)
+    """Ratio clip above 1 (0.28 is DAPO's clip-higher); dppo: how far a probability may rise."""
+    dual_clip: float = Field(3.0, gt=1)
+    """dual_clip: bound on the ratio where the advantage is negative."""
+    m2_threshold: float = Field(0.04, gt=0)
+    """m2po: largest mean squared log-ratio of the tokens kept."""
+    sequence_mask: Literal["off", "max", "mean"] = "off"
+    """Trust-region masking: leaves out whole rows in which one token (`max`) or the mean token drifted too far from the
+    policy that sampled them; goes with every loss."""
+    sequence_limit: float = Field(0.05, gt=0)
+    """sequence_mask: largest KL estimate of a kept row, of its worst token (log-ratio squared / 2) or mean (k3)."""
+    normalization: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    """`token_mean`: over all trained tokens; `sequence_mean`: mean of per-row means; `constant`: Dr.GRPO, sum over
+    rows divided by the number of rows times `rollout.max_context_tokens`."""
+    kl_coef: float = Field(0.0, ge=0)
+    """Weight of the KL to the reference policy (the model at the start)."""
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    """Estimator of that KL."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Whether that KL is added to the loss of every token or taken from the reward of its trajectory."""
+    tis_cap: float | None = Field(None, ge=0)
+    """Truncated importance sampling: cap on the engine-mismatch weight; 0 is off; None: 2 with vLLM, else off."""
+    tis_kind: Literal["truncate", "mask"] = "truncate"
+    """What happens beyond the cap: the weight is cut there, or the token is left out (also below 1 / cap)."""
+
+
+class KlRateConfig(Section):
+    """The rate controller of `gate.kind = "kl_rate"`."""
+
+    target: float = Field(0.01, gt=0)
+    """Mean k3 KL per token that the last gradient of a batch should not exceed."""
+    most: float = Field(1.0, gt=0)
+    """Largest factor on the scheduled rate; 1 never exceeds the given rate."""
+
+
+class GateConfig(Section):
+    """Decides after each backward whether the gradient is applied and whether the batch is used again."""
+
+    kind: Annotated[
+        Literal[
+            "dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip",
+            "kl_rate", "ess_rate", "norm_skip",
+        ],
+        OR_OWN,
+    ] = "dgg"  # fmt: skip
+    """Which gate (see agentrl/learner/gates.py), or `module:Class` of one's own, made with `gate.options`."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of a gate of one's own."""
+    tau: float = 0.1
+    """dgg, total_norm_z: Z-score above which a step is discarded."""
+    window: int = Field(20, ge=2)
+    """dgg, total_norm_z: number W of past increments in the statistics."""
+    epsilon: float = Field(1e-8, ge=0)
+    """dgg, total_norm_z: added to the standard deviation."""
+    ddof: Literal[0, 1] = 1
+    """dgg, total_norm_z: 1 sample, 0 population standard deviation."""
+    predecessor: Literal["observed", "accepted"] = "observed"
+    """Which energy precedes an increment after a discard: the last computed one or the last applied one."""
+    window_scope: Literal["all", "reuse", "per_k"] = "all"
+    """What enters the window: all increments, none at k = 1, or those of the same k only (a window for every k)."""
+    until_full: Literal["reuse", "single"] = "reuse"
+    """Before the window is full: reuse freely (the paper) or use every batch once."""
+    energy: Literal["head", "tied"] = "head"
+    """With tied embeddings: energy of the head's own gradient or of the whole tied gradient."""
+    action: Literal["discard_stop", "apply_stop", "discard_continue"] = "discard_stop"
+    """What a surge triggers; the latter two are ablations."""
+    threshold: float | None = None
+    """kl, ess, clip_fraction, m2, zclip, kl_rate, norm_skip: the limit; None uses the method's own (norm_skip has
+    none)."""
+    stop_prob: float = Field(0.2, ge=0, le=1)
+    """random: probability of stopping at each reuse step."""
+    k: int = Field(1, ge=1)
+    """fixed: uses of each batch."""
+    kl_rate: KlRateConfig = KlRateConfig()
+    """kl_rate: the controller of the learning rate; reuse stops at `threshold`, or at its target."""
+
+
+class LearnerConfig(Section):
+    """Optimizer and reuse."""
+
+    max_reuse: int = Field(4, ge=1)
+    """K: most optimizer steps on one rollout batch."""
+    lr: float = Field(1e-6, gt=0)
+    """Learning rate; the tiny model takes 1e-3 where none is given."""
+    beta1: float = Field(0.9, ge=0, lt=1)
+    """AdamW's first moment."""
+    beta2: float = Field(0.999, ge=0, lt=1)
+    """AdamW's second moment."""
+    eps: float = Field(1e-8, gt=0)
+    """AdamW's epsilon."""
+    weight_decay: float = Field(0.01, ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Norm clip, after the gate."""
+    warmup_batches: int = Field(0, ge=0)
+    """Rollout batches over which the learning rate rises linearly."""
+    schedule: Literal["constant", "linear"] = "constant"
+    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches."""
+    microbatch_tokens: int = Field(16384, ge=1)
+    """Token budget of one forward pass, padding included."""
+    shard: bool = False
+    """With several processes: cut weights, gradients and moments over them (FSDP2)."""
+
+
+class EvalConfig(Section):
+    """Evaluation on held-out tasks."""
+
+    every: int = Field(0, ge=0)
+    """Rollout batches between evaluations; 0: only before and after the run."""
+    tasks: int | None = Field(None, ge=1)
+    """Tasks, each played exactly once per evaluation; None plays all of the split (64 where it cannot be counted)."""
+    temperature: float = Field(0.4, ge=0)
+    """Sampling temperature; 0 is greedy."""
+    samples: int | None = Field(None, ge=1)
+    """Episodes per task, for mean@k; None: 1 while training, in `agentrl.evaluate` the benchmark's usual number."""
+
+
+class CheckpointConfig(Section):
+    """Saving."""
+
+    every: int = Field(25, ge=0)
+    """Rollout batches between checkpoints; 0: only at the end."""
+    keep: int = Field(2, ge=1)
+    """Newest checkpoints kept."""
+
+
+class TrackingConfig(Section):
+    """What a run writes."""
+
+    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    """Where curves go beside metrics.jsonl."""
+    trajectories_every: int = Field(1, ge=0)
+    """Rollout batches between stored trajectory files; 0 stores none."""
+    divergence_every: int = Field(10, ge=0)
+    """Rollout batches between measurements of the relative weight change per group of layers; 0: never."""
+    head_bound: bool = False
+    """Log c_max of Theorem 2 at every gradient (costs about a tenth of the head's backward pass)."""
+
+
+class Config(Section):
+    """One experiment."""
+
+    env: EnvConfig = EnvConfig()
+    """Environment."""
+    model: ModelConfig = ModelConfig()
+    """Policy."""
+    warmstart: WarmstartConfig = WarmstartConfig()
+    """Imitation before RL."""
+    rollout: RolloutConfig = RolloutConfig()
+    """Episodes."""
+    train: TrainConfig = TrainConfig()
+    """The loop."""
+    advantage: AdvantageConfig = AdvantageConfig()
+    """Credit."""
+    loss: LossConfig = LossConfig()
+    """Objective."""
+    gate: GateConfig = GateConfig()
+    """Reuse gate."""
+    learner: LearnerConfig = LearnerConfig()
+    """Optimizer."""
+    eval: EvalConfig = EvalConfig()
+    """Evaluation."""
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    """Saving."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Logs."""
+
+    @model_validator(mode="after")
+    def _settle_defaults(self) -> Self:
+        """Defaults that depend on another table become numbers, so that the run folder shows them."""
+        if self.loss.tis_cap is None:
+            self.loss.tis_cap = 2.0 if self.rollout.engine == "vllm" else 0.0
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_homes(cls, tree: Any) -> Any:
+        """`~` in paths, which no shell replaces in a file or behind an equals sign."""
+        places = {"env": ("options",), "model": ("path",), "warmstart": ("cache_dir",), "rollout": ("engine_options",)}
+        found = {
+            name: {**table, **{key: _expand_home(table[key]) for key in keys if key in table}}
+            for name, keys in places.items()
+            if isinstance(table := tree.get(name), dict)
+        }
+        return {**tree, **found}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_lr(cls, tree: Any) -> Any:
+        """A tiny random model does not move at the rate that suits a pretrained one."""
+        learner, model = (tree.get(name, {}) for name in ("learner", "model"))
+        if not isinstance(learner, dict) or not isinstance(model, dict) or "lr" in learner:
+            return tree
+        tiny = model.get("path", ModelConfig().path) == "tiny"
+        return {**tree, "learner": {**learner, "lr": _TINY_LR}} if tiny else tree
+
+
+def _expand_home(value: Any) -> Any:
+    """`~` and `~name` at the beginning of texts, however deep in lists and tables."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value
+    if isinstance(value, dict):
+        return {key: _expand_home(inner) for key, inner in value.items()}
+    return [_expand_home(inner) for inner in value] if isinstance(value, list) else value

@@ -1,0 +1,1 @@
+"""`--dry-run`: memory and time before cost."""

@@ -1,0 +1,275 @@
+"""Memory and time of a rollout batch, worked out from the shape of the model before anything is loaded.
+
+Symbols: P parameters, D width, I width of the MLP, H and K query and key/value heads of size d, V vocabulary, n layers,
+s bytes of a weight while training, c bytes of a factor of its matrix products; T tokens of a
+micro-batch, C logit rows at once; N processes.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from agentrl.config.schema import Config
+
+BYTES = {"float32": 4, "mixed": 4, "bfloat16": 2, "float64": 8}
+_PRODUCT_BYTES = {**BYTES, "mixed": 2}
+_FP32 = 4
+
+
+@dataclass(frozen=True)
+class Item:
+    """One line of an estimate."""
+
+    name: str
+    value: float
+    """Bytes, or seconds."""
+    formula: str
+    """How it comes about."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What counts of a causal LM."""
+
+    parameters: int
+    """P, a tied head counted once."""
+    active_parameters: int
+    """Parameters that multiply one token: all but the embedding table, and of experts those that are chosen."""
+    layers: int
+    width: int
+    mlp_width: int
+    """I; of a mixture of experts, of all experts together that one token meets."""
+    heads: int
+    kv_heads: int
+    head_size: int
+    vocabulary: int
+    tied: bool
+    norms_heads: bool
+    """Whether queries and keys pass norms of their own (Qwen3)."""
+    experts_per_token: int = 0
+    """0 where there are none."""
+
+    @classmethod
+    def of(cls, config: Any) -> "Shape":
+        """The shape a Hugging Face config describes; nothing is allocated."""
+        with torch.device("meta"):
+            module = AutoModelForCausalLM.from_config(config)
+        sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+        experts = sum(size for name, size in sizes.items() if ".experts." in name)
+        chosen = getattr(config, "num_experts_per_tok", None) or 1
+        share = chosen / (getattr(config, "num_experts", None) or 1) if experts else 1.0
+        total, table = sum(sizes.values()), config.vocab_size * config.hidden_size
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(
+            parameters=total,
+            active_parameters=int(total - experts * (1 - share)) - (0 if config.tie_word_embeddings else table),
+            layers=config.num_hidden_layers,
+            width=config.hidden_size,
+            mlp_width=chosen * config.moe_intermediate_size if experts else config.intermediate_size,
+            heads=config.num_attention_heads,
+            kv_heads=config.num_key_value_heads,
+            head_size=head_size,
+            vocabulary=config.vocab_size,
+            tied=bool(config.tie_word_embeddings),
+            norms_heads=any("q_norm" in name for name in sizes),
+            experts_per_token=chosen if experts else 0,
+        )
+
+
+def activation_bytes(shape: Shape, size: int, *, casts: bool = False) -> int:
+    """What one block keeps of one token for backward, in bytes; s is `size`.
+
+    A norm keeps its input in fp32, the normalised vector, and its product with the weight, which is the input of the
+    matrices behind it; attention keeps queries, keys, values, output and its normaliser; the MLP keeps the outputs of
+    gate, activation and up, and their product:
+
+        2 D (4 + 2 s)  +  s d (2 H + 2 K) + 4 H  +  4 I s
+        + d (H + K) (4 + s) with norms of heads  + 2 D s for each expert's copy of input and output
+
+    With `casts` (mixed precision of a whole module) norms work in fp32 and each matrix casts its own copy of its input,
+    of which a block has five: + 10 D, and + 5 D for each expert.
+    """
+    norms = 2 * shape.width * (_FP32 + 2 * size)
+    attention = size * shape.head_size * (2 * shape.heads + 2 * shape.kv_heads) + _FP32 * shape.heads
+    if shape.norms_heads:
+        attention += shape.head_size * (shape.heads + shape.kv_heads) * (_FP32 + size)
+    kept = norms + attention + (4 * shape.mlp_width + 2 * shape.experts_per_token * shape.width) * size
+    return kept + (10 + 5 * shape.experts_per_token) * shape.width if casts else kept
+
+
+def trained_parameters(shape: Shape, config: Config) -> int:
+    """P, or with adapters of rank r the sum of r (in + out) over the matrices that get one."""
+    rank, width, mlp = config.model.lora_rank, shape.width, shape.mlp_width
+    if not rank:
+        return shape.parameters
+    queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    sizes = {
+        "q_proj": width + queries, "k_proj": width + keys, "v_proj": width + keys, "o_proj": queries + width,
+        "gate_proj": width + mlp, "up_proj": width + mlp, "down_proj": mlp + width,
+    }  # fmt: skip
+    blocks = shape.layers * sum(sizes.get(name, 0) for name in config.model.lora_targets)
+    return rank * (blocks + (width + shape.vocabulary if "lm_head" in config.model.lora_targets else 0))
+
+
+def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, processes: int = 1) -> list[Item]:
+    """Peak memory of an update in one process, at the beginning of a micro-batch's backward.
+
+    Args:
+        shape: the policy.
+        config: types, recomputation, sharding, adapters.
+        tokens: T.
+        chunk: C.
+        processes: N.
+    """
+    size, factor = BYTES[config.model.dtype], _PRODUCT_BYTES[config.model.dtype]
+    shards = processes if config.learner.shard else 1
+    split = f" / {shards}" if shards > 1 else ""
+    trained = trained_parameters(shape, config)
+    symbol = "P" if trained == shape.parameters else f"adapters' {trained:,}"
+    casts = factor != size and shards == 1  # shards are gathered in the type of the products
+    weights = shape.parameters * size / shards
+    block, width = activation_bytes(shape, factor, casts=casts), shape.width
+    head = shape.vocabulary * width
+    items = [
+        Item("weights", weights, f"P s{split} = {shape.parameters:,} x {size}{split}"),
+        Item("gradients", trained * size / shards, f"{symbol} s{split}"),
+        Item("optimizer", 2 * trained * size / shards, f"2 {symbol} s{split}, AdamW's moments"),
+    ]
+    if casts:
+        items.append(Item("cast weights", shape.parameters * factor, "P c, for a micro-batch's time"))
+    elif shards > 1:
+        items.append(Item("gathered head", head * factor, "V D c, whole while the batch is used"))
+    if shape.tied or factor < _FP32 or shards > 1:
+        product = factor if factor < _FP32 else 0  # which fp32 takes in at once
+        how = f"{_FP32 + product} V D, the head's own, in fp32{', and one product' if product else ''}"
+        items.append(Item("head gradient", head * (_FP32 + product), how))
+    if config.loss.kl_coef and not config.model.lora_rank:
+        items.append(Item("reference policy", shape.parameters * factor / shards, f"P c{split}, frozen, for the KL"))
+    if config.model.gradient_checkpointing:
+        between = size if casts else factor
+        kept, formula = tokens * (shape.layers * width * between + block), f"T ({between} n D + one block)"
+    else:
+        kept, formula = tokens * shape.layers * block, f"T n x {block:,} B"
+    work = tokens * (3 * width + 2 * shape.mlp_width) * factor + tokens * width * (_FP32 + 2 * factor)
+    logits = chunk * shape.vocabulary * (_FP32 + (factor if factor < _FP32 else 0))
+    return [
+        *items,
+        Item("activations", kept, f"{formula}, T = {tokens:,}"),
+        Item("work space", work, "T (2 I + 3 D) c, one block's gradients, and the last norm"),
+        Item("logits", logits, f"C V x {_FP32} B, C = {chunk:,}"),
+    ]
+
+
+def cache_bytes(shape: Shape, size: int) -> int:
+    """Keys and values of one token, 2 n K d s bytes."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * size
+
+
+def engine_memory(shape: Shape, config: Config, *, processes: int = 1, device_bytes: float = 80 * 2**30) -> list[Item]:
+    """What the rollout engine takes in one process, beside the learner's weights where it shares them.
+
+    vLLM keeps to its share of the device (`gpu_memory_utilization`) and lets rows wait that find no room.
+    """
+    limits = config.rollout
+    if limits.endpoints:
+        return []
+    size, token = _engine_size(config), cache_bytes(shape, _engine_size(config))
+    rows = min(limits.max_concurrent, math.ceil(config.train.groups_per_step * config.train.group_size / processes))
+    cache = rows * limits.max_context_tokens * token
+    formula = f"2 n K d s x rows x length = {token:,} B x {rows} x {limits.max_context_tokens:,}, at most"
+    weights = Item("engine's weights", shape.parameters * size, f"P s = {shape.parameters:,} x {size}")
+    if limits.engine == "vllm":
+        share = limits.engine_options.get("gpu_memory_utilization", 0.4)
+        room = max(0.0, share * device_bytes - weights.value)
+        enough = "enough for all full rows" if room >= cache else f"full rows want {cache / 2**30:,.1f} GiB"
+        formula = (
+            f"vLLM takes its whole share, {share:.0%} of {device_bytes / 2**30:.0f} GiB, less the weights; {enough}"
+        )
+        return [weights, Item("key/value cache", room, formula)]
+    shared = [] if not (config.learner.shard and processes > 1) else [weights]
+    return [*shared, Item("key/value cache", cache, formula)]
+
+
+def sync_memory(shape: Shape, config: Config) -> list[Item]:
+    """What a weight sync adds where vLLM wakes: its weights, and the largest tensor, whole in both types."""
+    both = BYTES[config.model.dtype] + _engine_size(config)
+    largest = shape.vocabulary * shape.width
+    return [
+        Item("engine's weights", shape.parameters * _engine_size(config), "P s, keys and values get their room after"),
+        Item("a gathered tensor", largest * both, f"V D x {both}, the largest one, in both types"),
+    ]
+
+
+def checkpoint_memory(shape: Shape, config: Config) -> Item:
+    """Host memory of the first process while it saves: weights and AdamW's moments, whole."""
+    size, trained = BYTES[config.model.dtype], trained_parameters(shape, config)
+    value = shape.parameters * size + 2 * trained * size
+    return Item("checkpoint, on the host", value, "P s + 2 P s, whole, in the first process, while it saves")
+
+
+def _engine_size(config: Config) -> int:
+    alone = config.rollout.engine == "vllm"  # the embedded engine keeps keys and values in the type of the weights
+    own = (_PRODUCT_BYTES if alone else BYTES)[config.model.dtype]
+    return BYTES.get(config.rollout.engine_options.get("dtype", ""), own)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a process computes with, as far as time is concerned; rates that real programs reach."""
+
+    name: str
+    matrix_rate: float
+    """FLOP/s of large matrix products."""
+    bandwidth: float
+    """Bytes of weights and cache read per second while decoding."""
+
+
+GPU = Device("a GPU of the H100 class at 40 % of its bf16 rate and 60 % of its bandwidth", 4e14, 2e12)
+GPU_FP32 = Device("a GPU of the H100 class at 60 % of its fp32 rate and of its bandwidth", 4e13, 2e12)
+CPU = Device("one CPU core", 5e10, 1e10)
+
+
+def forward_flops(shape: Shape, *, length: int) -> float:
+    """Floating-point operations of one token's forward pass, head included: 2 P' + 2 n H d L.
+
+    P' are the parameters that multiply a token; the second term is causal attention in a row of `length` L, averaged.
+    """
+    return 2.0 * shape.active_parameters + 2.0 * shape.layers * shape.heads * shape.head_size * length
+
+
+def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device, processes: int = 1) -> list[Item]:
+    """Seconds of one rollout batch in which every row has its full length; environments and syncs not counted.
+
+    Args:
+        shape: the policy.
+        config: sizes.
+        updates: optimizer steps on the batch.
+        device: rates.
+        processes: N.
+    """
+    limits, train = config.rollout, config.train
+    size = _engine_size(config)
+    episodes = math.ceil(train.groups_per_step * train.group_size / processes)
+    length = limits.max_context_tokens
+    generated = min(limits.max_turns * limits.max_new_tokens, length)
+    turns = limits.max_turns if limits.context == "window" else 1
+    tokens = episodes * turns * length
+    rows = min(limits.max_concurrent, episodes)
+    flops = forward_flops(shape, length=length)
+    ticks = math.ceil(episodes / rows) * generated
+    read = shape.active_parameters * size + rows * length / 2 * cache_bytes(shape, size)
+    decoding = max(ticks * read / device.bandwidth, episodes * generated * flops / device.matrix_rate)
+    reading = max(0, tokens - episodes * generated) * flops / device.matrix_rate
+    passes = 4 if config.model.gradient_checkpointing else 3
+    learning = updates * passes * tokens * flops / device.matrix_rate
+    items = [
+        Item("decoding", decoding, "ticks x (P' s + cache read) / bandwidth, or 2 P' + 2 n H d L a token"),
+        Item("reading prompts", reading, "(tokens - generated) x forward"),
+        Item("updates", learning, f"{updates} x tokens x {passes} forward passes' worth"),
+    ]
+    if config.loss.kl_coef:
+        items.append(Item("reference policy", tokens * flops / device.matrix_rate, "tokens x forward"))
+    return items

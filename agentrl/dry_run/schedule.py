@@ -1,0 +1,157 @@
+"""What a config amounts to, worked out before anything is loaded: the table of `--dry-run`."""
+
+import os
+from typing import Any
+
+import torch
+from rich.table import Table
+from transformers import Qwen2Config, Qwen3Config
+
+from agentrl.config.schema import Config
+from agentrl.dry_run.estimate import (
+    CPU,
+    GPU,
+    GPU_FP32,
+    Shape,
+    batch_seconds,
+    checkpoint_memory,
+    engine_memory,
+    learner_memory,
+    sync_memory,
+)
+from agentrl.model.head import default_chunk
+from agentrl.model.pretrained import read_config
+
+_TINY_VOCABULARY = 1024
+"""Assumed words of a tokenizer that is built only from demonstrations."""
+_LARGEST_FOR_CPU = 10**9
+"""Parameters above which times are those of GPUs."""
+# Shapes of the models that `configs` name, so that their schedules can be printed offline.
+_KNOWN_SHAPES = {
+    "Qwen/Qwen3-4B-Instruct-2507": Qwen3Config(
+        vocab_size=151936, hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+        num_key_value_heads=8, head_dim=128, tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen2.5-1.5B-Instruct": Qwen2Config(
+        vocab_size=151936, hidden_size=1536, intermediate_size=8960, num_hidden_layers=28, num_attention_heads=12,
+        num_key_value_heads=2, tie_word_embeddings=True,
+    ),
+    "Qwen/Qwen2.5-7B-Instruct": Qwen2Config(
+        vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28,
+        num_key_value_heads=4, tie_word_embeddings=False,
+    ),
+}  # fmt: skip
+
+Row = tuple[str, str, str]
+"""Quantity, value, how it comes about."""
+
+
+def schedule_table(config: Config) -> Table:
+    """Rows, tokens, optimizer steps, memory per process and split of time of a config.
+
+    Processes are those of the launcher (`accelerate launch`, or WORLD_SIZE in the environment).
+    """
+    table = Table(title="derived schedule", title_justify="left")
+    table.add_column("quantity")
+    table.add_column("value", justify="right")
+    table.add_column("how")
+    shape = Shape.of(model_shape(config))
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    for rows in (
+        _batch_rows(config),
+        _memory_rows(config, shape, processes),
+        _time_rows(config, shape, processes),
+    ):
+        for row in rows:
+            table.add_row(*row)
+        table.add_section()
+    return table
+
+
+def _on_gpu(shape: Shape) -> bool:
+    return torch.cuda.is_available() or shape.parameters > _LARGEST_FOR_CPU
+
+
+def _most_updates(config: Config) -> int:
+    most = config.learner.max_reuse
+    return min(most, config.gate.k) if config.gate.kind == "fixed" else most
+
+
+def _batch_rows(config: Config) -> list[Row]:
+    train, rollout, reuse = config.train, config.rollout, _most_updates(config)
+    episodes = train.groups_per_step * train.group_size
+    rows = episodes * (rollout.max_turns if rollout.context == "window" else 1)
+    generated = episodes * min(rollout.max_turns * rollout.max_new_tokens, rollout.max_context_tokens)
+    return [
+        ("rollout batches", f"{train.steps:,}", "train.steps"),
+        ("groups per batch", f"{train.groups_per_step:,}", "train.groups_per_step"),
+        ("episodes per batch", f"{episodes:,}", "groups x train.group_size"),
+        ("rows per batch", f"<= {rows:,}", "one an episode; one a turn in the window context"),
+        ("generated tokens per batch", f"<= {generated:,}", "episodes x max_turns x max_new_tokens"),
+        ("tokens per batch", f"<= {rows * rollout.max_context_tokens:,}", "rows x rollout.max_context_tokens"),
+        ("longest context", f"{rollout.max_context_tokens:,}", "rollout.max_context_tokens"),
+        ("optimizer steps per batch", f"1 .. {reuse}", f"gate {config.gate.kind!r}, learner.max_reuse"),
+        ("episodes in all", f"{train.steps * episodes:,}", "batches x episodes"),
+        ("optimizer steps in all", f"{train.steps:,} .. {train.steps * reuse:,}", "batches x steps per batch"),
+    ]
+
+
+def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
+    tokens = min(config.learner.microbatch_tokens, config.rollout.max_context_tokens * config.train.group_size)
+    tokens = max(tokens, config.rollout.max_context_tokens)
+    device = torch.device("cuda" if _on_gpu(shape) else "cpu")
+    chunk = min(tokens, default_chunk(shape.vocabulary, device))
+    learner = learner_memory(shape, config, tokens=tokens, chunk=chunk, processes=processes)
+    engine = engine_memory(shape, config, processes=processes)
+    rows = [(item.name, format_bytes(item.value), item.formula) for item in [*learner, *engine]]
+    if config.rollout.engine == "vllm":
+        resident = [item for item in learner if item.name in ("weights", "optimizer", "reference policy")]
+        phases = [
+            ("memory of an update", learner, "the engine sleeps, its weights on the host"),
+            ("memory of a rollout", [*resident, *engine], "weights, optimizer, reference and engine"),
+        ]
+        if not config.rollout.endpoints:
+            how = "weights, optimizer, reference, engine's weights, one tensor in both types"
+            phases.append(("memory of a weight sync", [*resident, *sync_memory(shape, config)], how))
+    else:
+        phases = [("memory in all", [*learner, *engine], "sum of the above")]
+    for name, items, how in phases:
+        rows.append((name, format_bytes(sum(item.value for item in items)), f"{how}; per process of {processes}"))
+    saved = checkpoint_memory(shape, config)
+    rows.append((saved.name, format_bytes(saved.value), saved.formula))
+    return rows
+
+
+def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
+    device = CPU
+    if _on_gpu(shape):
+        device = GPU if config.model.dtype in ("mixed", "bfloat16") else GPU_FP32
+    updates = _most_updates(config)
+    items = batch_seconds(shape, config, updates=updates, device=device, processes=processes)
+    total = sum(item.value for item in items)
+    rows = [(item.name, f"{item.value / total:.0%}", item.formula) for item in items]
+    how = f"all {updates} updates, all rows full; {device.name}; environments not counted"
+    return [*rows, ("seconds per batch", f"<= {total:,.0f}", how)]
+
+
+def model_shape(config: Config) -> Any:
+    """The Hugging Face config of the policy, read without its weights."""
+    tiny = config.model.tiny
+    if config.model.path == "tiny":
+        return Qwen3Config(
+            vocab_size=_TINY_VOCABULARY, hidden_size=tiny.hidden_size, intermediate_size=tiny.intermediate_size,
+            num_hidden_layers=tiny.num_layers, num_attention_heads=tiny.num_heads,
+            num_key_value_heads=tiny.num_kv_heads, head_dim=tiny.hidden_size // tiny.num_heads,
+            tie_word_embeddings=tiny.tie_embeddings,
+        )  # fmt: skip
+    if config.model.path in _KNOWN_SHAPES:
+        return _KNOWN_SHAPES[config.model.path]
+    return read_config(config.model.path)
+
+
+def format_bytes(count: float) -> str:
+    """`1.5 GiB`."""
+    if count < 1024:
+        return f"{count:,.0f} B"
+    power = 1 + (count >= 1 << 20) + (count >= 1 << 30)
+    return f"{count / 1024**power:,.1f} {('KiB', 'MiB', 'GiB')[power - 1]}"

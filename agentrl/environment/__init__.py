@@ -1,0 +1,1 @@
+"""Environments as rollouts see them: specification, contract, processes, places."""

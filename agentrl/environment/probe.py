@@ -1,0 +1,122 @@
+"""Plays an environment under observation: every value checked, every call timed and bounded."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentrl.environment.contract import KNOWN_INFO, describe, reset_env, step_env
+from agentrl.environment.spec import EnvSpec
+from agentrl.errors import InfrastructureError
+
+_REPEATED = [key for key in KNOWN_INFO if key != "metadata"]
+"""Keys of `info` that the same seed must give again; labels for tables may tell of times and machines."""
+
+
+@dataclass
+class Episode:
+    """What an environment showed in one episode."""
+
+    observations: list[str] = field(default_factory=list)
+    actions: list[str] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+    infos: list[dict[str, Any]] = field(default_factory=list)
+    ended: str = "cut"
+    """`terminated`, `truncated`, or `cut` by the step limit of the check."""
+
+    def transcript(self) -> str:
+        """Everything that must repeat, as text; what a run does not read may say anything."""
+        infos = [{key: info[key] for key in _REPEATED if key in info} for info in self.infos]
+        return repr((self.observations, self.actions, self.rewards, infos, self.ended))
+
+
+class Prober:
+    """Plays episodes of one spec with seeded actions: admissible ones where named, arbitrary words elsewhere.
+
+    Args:
+        spec: what to play.
+        max_steps: steps after which an episode is cut.
+        timeout_s: patience for one reset or step.
+    """
+
+    def __init__(self, spec: EnvSpec, *, max_steps: int, timeout_s: float) -> None:
+        self.spec, self.max_steps, self.timeout_s = spec, max_steps, timeout_s
+        self.env = spec.make()
+        self.reset_s: list[float] = []
+        self.step_s: list[float] = []
+
+    def play(self, seed: int, env: Any = None, *, options: dict[str, Any] | None = None) -> Episode:
+        """One episode; every value is checked against the contract.
+
+        Raises:
+            InfrastructureError: the environment raised, hung, or returned something else than the contract says.
+        """
+        env, episode = env or self.env, Episode()
+        random = np.random.default_rng(seed)
+        observation, info = self._timed(self.reset_s, "reset", lambda: reset_env(env, seed, options))
+        for _ in range(self.max_steps):
+            episode.observations.append(observation)
+            episode.infos.append(info)
+            action = _choose(info, random)
+            episode.actions.append(action)
+            answer = self._timed(self.step_s, "step", lambda text=action: step_env(env, text))  # type: ignore[misc]
+            observation, reward, terminated, truncated, info = answer
+            episode.rewards.append(reward)
+            if terminated or truncated:
+                episode.ended = "terminated" if terminated else "truncated"
+                break
+        episode.observations.append(observation)
+        episode.infos.append(info)
+        return episode
+
+    def _timed(self, record: list[float], what: str, call: Callable[[], Any]) -> Any:
+        started = time.perf_counter()
+        try:
+            with patience(self.timeout_s, f"{self.spec.id} did not answer a {what} within {self.timeout_s:g} s"):
+                result = call()
+        except (InfrastructureError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise InfrastructureError(f"{what} raised {type(error).__name__}: {describe(error, 2000)}") from error
+        record.append(time.perf_counter() - started)
+        return result
+
+
+def _choose(info: dict[str, Any], random: np.random.Generator) -> str:
+    actions = info.get("admissible_actions")
+    if actions:
+        return str(actions[int(random.integers(len(actions)))])
+    return " ".join(str(random.choice(["go", "look", "yes", "no", "1", "2", "a", "b"])) for _ in range(3))
+
+
+@contextmanager
+def patience(seconds: float, message: str) -> Iterator[None]:
+    """Interrupt what takes too long; the check itself must not hang."""
+
+    def late(*_: Any) -> None:
+        raise InfrastructureError(message)
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM (Linux), or the most it ever was (elsewhere)."""
+    statm = Path("/proc/self/statm")
+    if statm.exists():
+        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,1 @@
+"""Success rates on held-out tasks."""

@@ -1,0 +1,22 @@
+"""Success rates as tables."""
+
+from rich.table import Table
+
+from agentrl.evaluation.rates import Rate, format_rate
+
+
+def success_table(columns: dict[str, dict[str, Rate]], *, title: str) -> Table:
+    """Success per category with 95 % intervals, one column an evaluation (`Evaluation.rates`)."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("category")
+    for name in columns:
+        table.add_column(name, justify="right")
+    table.add_column("episodes", justify="right")
+    categories = sorted({name for rates in columns.values() for name in rates if name != "all"})
+    for category in [*categories, "all"]:
+        if category == "all":
+            table.add_section()
+        rates = [column.get(category, Rate(0, 0)) for column in columns.values()]
+        style = "bold" if category == "all" else None
+        table.add_row(category, *(format_rate(rate) for rate in rates), str(rates[-1].count), style=style)
+    return table

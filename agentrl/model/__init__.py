@@ -1,0 +1,1 @@
+"""The policy's module: loading, shapes, weights, log-probs, processes."""

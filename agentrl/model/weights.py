@@ -1,0 +1,153 @@
+"""A policy's weights, whatever wraps them: low-rank adapters and shards.
+
+A LoRA policy keeps its frozen weight under `X.base_layer.weight` and trains the factors `X.lora_A...`, `X.lora_B...`; a
+sharded one holds parts of every tensor on every process. Engines, checkpoints and monitors see plain tensors.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+from agentrl.config.schema import ModelConfig
+from agentrl.errors import MissingExtraError, UserError
+from agentrl.model.anatomy import backbone, head, head_form, is_tied
+from agentrl.model.processes import whole
+
+_ADAPTER = "default"
+
+
+def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
+    """Freeze the module and put adapters of rank `config.lora_rank` beside its matrices, in place; 0 does nothing.
+
+    The factors start as PEFT does: A random, B zero, scaled by alpha / rank = 2; no dropout.
+
+    Raises:
+        MissingExtraError: peft is not installed.
+        UserError: no layer has one of the names in `config.lora_targets`.
+    """
+    if not config.lora_rank:
+        return
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise MissingExtraError("peft", "lora", "model.lora_rank > 0") from None
+    names = {name.rpartition(".")[2] for name, _ in module.named_modules()}
+    unknown = sorted(set(config.lora_targets) - names)
+    if unknown:
+        raise UserError(f"model.lora_targets: this model has no layer named {unknown[0]!r}.")
+    wanted = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=list(config.lora_targets))
+    dtype = next(module.parameters()).dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(wanted, module, adapter_name=_ADAPTER)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+        parameter.data = parameter.data.to(dtype)
+
+
+@contextmanager
+def without_adapters(module: Any) -> Iterator[None]:
+    """Inside, a LoRA policy is the frozen model that it began with."""
+    layers = [layer for layer in module.modules() if hasattr(layer, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)
+
+
+def compute_dtype(module: Any) -> torch.dtype:
+    """Type of the module's matrix products: what `load_model` was asked for, else the type of its weights."""
+    dtype: torch.dtype = getattr(module, "compute_dtype", None) or module.dtype
+    return dtype
+
+
+def computing(module: Any) -> AbstractContextManager[None]:
+    """Inside, forward passes of the module multiply in `compute_dtype`; norms, softmax and sums stay exact.
+
+    A forward pass under autocast casts a whole weight once, keeps it until the context ends, and gives it a gradient in
+    the weight's own type.
+    """
+    dtype = compute_dtype(module)
+    return nullcontext() if dtype == module.dtype else torch.autocast(module.device.type, dtype=dtype)
+
+
+def shard(module: Any) -> None:
+    """Cut every parameter over all processes (FSDP2), in place: each block gathers its own while it computes.
+
+    Blocks are gathered in `compute_dtype`, which halves the traffic of mixed precision; gradients are summed in the
+    type of the weights.
+    Gradients are summed, not averaged: losses are weighed by global counts. The head is a unit of its own, gathered by
+    the learner once an update.
+    """
+    body, layer, tied = backbone(module), head(module), is_tied(module)
+    head_form(module)  # measured while the module is whole; shards keep it
+    blocks = getattr(body, "layers", None)
+    if blocks is None:
+        raise UserError(
+            f"learner.shard: {type(module).__name__} has no list of blocks to cut. Set learner.shard = false."
+        )
+    units = [*blocks, body] + ([] if tied else [layer])
+    policy = MixedPrecisionPolicy(param_dtype=compute_dtype(module), reduce_dtype=module.dtype)
+    for unit in units:
+        fully_shard(unit, reshard_after_forward=True, mp_policy=policy)
+    for unit in units:
+        unit.set_gradient_divide_factor(1.0)
+        unit.set_force_sum_reduction_for_comms(True)
+    if tied:
+        layer.weight = module.get_input_embeddings().weight
+
+
+def is_sharded(module: Any) -> bool:
+    """Whether `shard` was applied."""
+    return isinstance(backbone(module), FSDPModule)
+
+
+def effective_weight(layer: Any) -> torch.Tensor:
+    """The matrix a linear layer multiplies with, [out, in]: the parameter itself, or base + scaled product of factors.
+
+    Carries the graph to the factors.
+    """
+    if not hasattr(layer, "lora_A"):
+        return layer.weight
+    if layer.disable_adapters:
+        return layer.base_layer.weight
+    return layer.base_layer.weight + layer.scaling[_ADAPTER] * (
+        layer.lora_B[_ADAPTER].weight @ layer.lora_A[_ADAPTER].weight
+    )
+
+
+@torch.no_grad()
+def plain_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Named whole tensors of the model without wrapping: adapters merged, shards joined, a tied head once.
+
+    All processes of a sharded policy must run through it together.
+    """
+    layers = dict(module.named_modules())
+    for name, parameter in module.named_parameters():
+        if "lora_" in name:
+            continue
+        if ".base_layer." not in name:
+            yield name, whole(parameter.detach())
+            continue
+        layer = layers[name.rpartition(".base_layer.")[0]]
+        value = whole(parameter.detach())
+        if name.endswith(".weight"):
+            factors = layer.lora_B[_ADAPTER].weight, layer.lora_A[_ADAPTER].weight
+            value = value + layer.scaling[_ADAPTER] * (whole(factors[0].detach()) @ whole(factors[1].detach()))
+        yield name.replace(".base_layer.", "."), value
+
+
+def gather_weights(module: Any, *, keep: bool) -> dict[str, torch.Tensor]:
+    """`plain_weights` on the CPU, where `keep`; processes that do not keep them still help to gather them."""
+    return {name: tensor.cpu() for name, tensor in plain_weights(module) if keep}
+
+
+def adapter_tensors(module: Any) -> dict[str, torch.Tensor]:
+    """The factors of a LoRA policy by name, whole; empty for any other."""
+    return {name: whole(p.detach()) for name, p in module.named_parameters() if "lora_" in name}

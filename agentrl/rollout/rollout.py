@@ -1,0 +1,248 @@
+"""Plays episodes: coroutines over `await engine.generate` and `await env.step`, each on its own clock."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from typing import Any
+
+import numpy as np
+
+from agentrl.common.event_loops import run_coroutine
+from agentrl.config.schema import RolloutConfig
+from agentrl.console import note
+from agentrl.environment.calls import NoRoom
+from agentrl.environment.pool import EnvPool, Handle, NeighbourLost, WorkerLost
+from agentrl.environment.reward import OwnReward
+from agentrl.errors import InfrastructureError, Unplayable
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engines.base import Completion, Engine, Sampling
+from agentrl.rollout.episode import EpisodeInPlay
+from agentrl.rollout.scripted import ScriptedPolicy
+from agentrl.types import Group, Status, Task, Trajectory
+
+MAX_RETRIES = 2
+"""Times an episode is played again after an infrastructure failure."""
+MAX_SPOILED = 20
+"""Times an episode is played again because a neighbour in its worker process took that along."""
+_HOPELESS = 24
+"""Lost worker processes after which a batch is given up where not one step was answered yet: hangs take their time."""
+_QUARANTINE = 2
+"""Episodes that lost a worker process and are played again at once, each in a process of its own."""
+
+
+class Rollout:
+    """Plays groups of tasks with one engine.
+
+    Args:
+        engine: samples tokens.
+        chat: turns messages into ids.
+        pool: environments.
+        config: limits and context.
+        seed: keys the random numbers of every episode, with task, member and turn.
+        system: system message; None uses what the environment offers.
+        policy: a scripted policy that answers in the engine's place; its rows look exactly like sampled ones.
+        reward: `module:function` of the user's that judges whole episodes (`env.reward`).
+    """
+
+    def __init__(
+        self,
+        engine: Engine | None,
+        chat: Chat,
+        pool: EnvPool,
+        config: RolloutConfig,
+        *,
+        seed: int,
+        system: str | None = None,
+        policy: ScriptedPolicy | None = None,
+        reward: str | None = None,
+    ) -> None:
+        assert (engine is None) != (policy is None), "either an engine or a scripted policy answers"
+        self.engine, self.chat, self.pool, self.config = engine, chat, pool, config
+        self.seed, self.system, self.policy = seed, system, policy
+        self.reward = None if reward is None else OwnReward(reward)
+        self.seconds = (0.0, 0.0)
+        """Wall and CPU seconds of the last `play`."""
+        self.failures: list[Trajectory] = []
+        """Episodes of the last `play` that no retry mended."""
+        self.num_left_out = 0
+        """Groups of the last `play` with too few whole episodes."""
+        self._has_told = False
+        self._longest_unasked = 0
+        self._num_steps, self._num_lost = 0, 0
+        """Steps answered, and worker processes lost, in the present `play`."""
+
+    def play(
+        self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
+    ) -> list[Group]:
+        """Play every task `group_size` times.
+
+        Episodes that infrastructure failures spoiled are left out; so is a group with fewer than 2 left (unless only
+        1 was asked for). Every failed trajectory is reported to `on_episode`.
+
+        Raises:
+            Unplayable: not one whole group came back.
+            RunError: a fatal failure (a dead retriever) struck.
+        """
+        started = time.perf_counter(), time.process_time()
+        trajectories: list[list[Trajectory]] = []
+        self._num_steps, self._num_lost = 0, 0
+        self.pool.renew()
+        try:
+            run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        if self.engine is not None:
+            self.engine.pause()
+        self.seconds = (time.perf_counter() - started[0], time.process_time() - started[1])
+        groups = []
+        for task, members in zip(tasks, trajectories, strict=True):
+            whole = [t for t in members if t.status is not Status.FAILED]
+            if len(whole) >= min(2, group_size):
+                groups.append(Group(task, whole))
+        self.failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
+        self.num_left_out = len(tasks) - len(groups)
+        self._tell_unasked([t for members in trajectories for t in members])
+        if not groups:
+            raise Unplayable(f"no group of this batch could be played: {self.failures[0].error}")
+        if self.num_left_out:
+            note(f"{self.num_left_out} of {len(tasks)} groups left out after failures: {self.failures[0].error}")
+        return groups
+
+    async def _play_all(
+        self,
+        tasks: list[Task],
+        group_size: int,
+        on_episode: Callable[[Trajectory], None],
+        played: list[list[Trajectory]],
+    ) -> None:
+        """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
+        asyncio.get_running_loop().set_exception_handler(_report_errors)
+        self.pool.room.open()
+        places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
+
+        async def play_one(task: Task, member: int) -> Trajectory:
+            trajectory = await self._play_with_retries(task, member, places, quarantine)
+            on_episode(trajectory)
+            return trajectory
+
+        async with asyncio.TaskGroup() as episodes:
+            started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
+        played += [[episode.result() for episode in members] for members in started]
+        await self.pool.rest()
+
+    def _tell_unasked(self, played: list[Trajectory]) -> None:
+        """Say which tasks were never asked; again only where a longer prompt comes."""
+        longest = max((t.unasked_tokens for t in played), default=0)
+        if longest > self._longest_unasked:
+            self._longest_unasked = longest
+            tasks = {t.task.position for t in played}
+            unasked = {t.task.position for t in played if t.unasked_tokens}
+            note(
+                f"{len(unasked)} of {len(tasks)} tasks were never asked: their first prompt has up to {longest:,} "
+                f"tokens, and rollout.max_context_tokens is {self.config.max_context_tokens:,}. Raise it above "
+                f"{longest:,}, or shorten what the environment says first."
+            )
+
+    async def _play_with_retries(
+        self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
+    ) -> Trajectory:
+        error, lost, failed, spoiled, refused = "", False, 0, 0, 0
+        while failed <= MAX_RETRIES:
+            async with AsyncExitStack() as place:
+                await place.enter_async_context(quarantine if lost else places)
+                try:
+                    trajectory = await self._play_in_room(task, member, place, alone=lost)
+                except NoRoom as refusal:
+                    refused += 1
+                    await self.pool.rest()
+                    if not await self.pool.room.refuse(refused):
+                        failed, error = MAX_RETRIES + 1, self._explain_room(refusal)
+                        self._take_note(error, lost=False)
+                    continue
+                except InfrastructureError as failure:
+                    if isinstance(failure, NeighbourLost) and spoiled < MAX_SPOILED:
+                        spoiled += 1
+                        continue
+                    failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
+                    self._take_note(error, lost=lost)
+                    continue
+            if self.reward is not None:
+                self.reward.give(trajectory)
+            trajectory.num_retries, trajectory.error = failed + spoiled, error
+            return trajectory
+        return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
+
+    async def _play_in_room(self, task: Task, member: int, place: AsyncExitStack, *, alone: bool) -> Trajectory:
+        """One try, with a place on the server where there are only so many; after a refusal the caller leaves it."""
+        room = self.pool.room
+        await room.enter()
+        handle = self.pool.acquire(alone=alone)
+        try:
+            trajectory = await self._play_episode(task, member, handle, place)
+        except NoRoom:
+            await self.pool.release(handle, broken=True)
+            raise
+        except InfrastructureError:
+            await self.pool.release(handle, broken=True)
+            await room.leave()
+            raise
+        await self.pool.release(handle)
+        await room.leave()
+        return trajectory
+
+    def _explain_room(self, refusal: NoRoom) -> str:
+        return (
+            f"no place for another episode within {self.pool.room.patience_s:g} s: {refusal}. "
+            "Let the server play more at once, or end the other clients that hold its places"
+        )
+
+    def _take_note(self, error: str, *, lost: bool) -> None:
+        """Say the first failure at once: with long time-outs the end of a batch may be far. Records count all."""
+        if not self._has_told:
+            self._has_told = True
+            note(f"an episode failed, it is played again at most {MAX_RETRIES} times: {error}")
+        self._num_lost += lost
+        if not self._num_steps and self._num_lost >= _HOPELESS:
+            raise Unplayable(f"no group of this batch could be played: {error}")
+
+    async def _play_episode(self, task: Task, member: int, env: Handle, place: AsyncExitStack) -> Trajectory:
+        observation, info = await env.reset(task)
+        episode = EpisodeInPlay(
+            task, member, observation, info,
+            complete=self.complete, config=self.config, chat=self.chat, seed=self.seed, system=self.system,
+            version=self.engine.version if self.engine is not None else 0,
+        )  # fmt: skip
+        if self.engine is not None:
+            place.callback(self.engine.release, episode.session)
+        while episode.status is None:
+            action = await episode.answer()
+            if action is None:
+                break
+            if len(episode.turns) == self.config.max_turns:
+                # The engine is done with this episode: a slow verdict keeps nobody from its place.
+                await place.aclose()
+            result = await env.step(action)
+            self._num_steps += 1
+            episode.observe(action, *result)
+        return episode.finish()
+
+    async def complete(
+        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+    ) -> Completion:
+        """One answer of the engine, or of the scripted policy as if an engine had sampled it."""
+        config = self.config
+        if self.engine is not None:
+            sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), self.chat.stop_ids)
+            return await self.engine.generate(ids, sampling, key=key, session=session)
+        assert self.policy is not None
+        text, imitate = self.policy(info, np.random.default_rng(key))
+        # A sampled answer is cut at a stop string, before any end of turn; a scripted one looks the same.
+        answer = self.chat.answer_ids(text, ends_turn=not text.endswith(tuple(config.stop)))
+        return Completion(answer, [0.0] * len(answer), "stop", imitate=imitate)
+
+
+def _report_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """An interruption is told by the run that it ends, not once more by every episode."""
+    if not isinstance(context.get("exception"), KeyboardInterrupt):
+        loop.default_exception_handler(context)

@@ -1,0 +1,50 @@
+"""Episodes as they are stored: one JSON object each, readable without this package."""
+
+from typing import Any
+
+import numpy as np
+
+from agentrl.types import Trajectory
+
+
+def describe_trajectory(trajectory: Trajectory, *, decode: Any) -> dict[str, Any]:
+    """A JSON-able record of an episode: text, token ids, log-probs, rewards, status."""
+    return {
+        "task": {
+            "env_id": trajectory.task.env_id, "split": trajectory.task.split, "index": trajectory.task.index,
+            "seed": trajectory.task.seed, "position": trajectory.task.position, "name": trajectory.name,
+        },
+        "member": trajectory.member,
+        "policy_version": trajectory.policy_version,
+        "status": trajectory.status.value,
+        "reward": trajectory.reward,
+        "success": trajectory.success,
+        "score": trajectory.score,
+        "category": trajectory.category,
+        "metadata": trajectory.metadata,
+        "answer": trajectory.answer,
+        "verdict": trajectory.verdict,
+        "error": trajectory.error,
+        "num_retries": trajectory.num_retries,
+        "first_observation": trajectory.first_observation,
+        "turns": [
+            {
+                "action": turn.action, "observation": turn.observation, "reward": turn.reward,
+                "is_valid": turn.is_valid, "finish": turn.finish, "row": turn.row, "start": turn.start, "end": turn.end,
+            }
+            for turn in trajectory.turns
+        ],
+        "rows": [
+            {
+                "text": decode(row.ids.tolist()), "ids": row.ids.tolist(),
+                "trained": row.trained.astype(int).tolist(),
+                "logprobs": [round(float(x), 6) for x in row.logprobs],
+            }
+            for row in trajectory.rows
+        ],
+    }  # fmt: skip
+
+
+def as_json(value: Any) -> Any:
+    """What an environment put into `info` and JSON has no form for: numbers of numpy as numbers, the rest as text."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)

@@ -1,0 +1,121 @@
+"""Writes a run folder: config, versions, metrics.jsonl, curves, episodes."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+from agentrl.config.schema import Config
+from agentrl.runs.episodes import as_json, describe_trajectory
+from agentrl.runs.folder import read_metrics
+from agentrl.runs.outputs import not_empty, require_empty, write_json
+from agentrl.runs.software import describe_software
+from agentrl.types import Group, Metrics, Trajectory
+
+
+class Run:
+    """A run folder.
+
+    `metrics.jsonl` holds one flat JSON object a line; times and rates are under keys that start with `time/`,
+    everything else repeats bit by bit when a deterministic run is repeated or resumed.
+    """
+
+    def __init__(self, folder: Path, config: Config, *, tokenizer: Any) -> None:
+        self.folder, self.config, self.tokenizer = folder, config, tokenizer
+        self.costs: Metrics = {}
+        """`cost/` sums of the last record."""
+        self._trackers: list[GeneralTracker] = []
+
+    @classmethod
+    def create(cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str]) -> "Run":
+        """A new run folder.
+
+        Raises:
+            UserError: the folder exists and is not empty.
+        """
+        require_empty(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            (folder / "metrics.jsonl").touch(exist_ok=False)
+        except FileExistsError:  # in this very moment
+            raise not_empty(folder) from None
+        run = cls(folder, config, tokenizer=tokenizer)
+        write_json(folder / "config.json", config.model_dump())
+        write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
+        return run
+
+    @classmethod
+    def reopen(cls, folder: Path, config: Config, *, tokenizer: Any, step: int) -> "Run":
+        """An existing run folder, with everything logged after `step` rollout batches forgotten."""
+        metrics = folder / "metrics.jsonl"
+        kept = [record for record in read_metrics(folder) if record["step"] <= step and not record.get("final")]
+        draft = metrics.with_suffix(".writing")
+        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        draft.replace(metrics)
+        for path in (folder / "trajectories").glob("step-*.jsonl"):
+            number = path.stem.removeprefix("step-")  # anything else is a copy of the user's
+            if number.isdecimal() and int(number) > step:
+                path.unlink()
+        run = cls(folder, config, tokenizer=tokenizer)
+        run.costs = next((record for record in reversed(kept) if record["kind"] == "train"), {})
+        return run
+
+    def log(
+        self,
+        metrics: Metrics,
+        *,
+        groups: Iterable[Group] = (),
+        name: str | None = None,
+        trajectories: Iterable[Trajectory] = (),
+    ) -> None:
+        """Append a record (with `step` and `kind`) to metrics.jsonl and the trackers, and store its episodes.
+
+        Args:
+            metrics: flat numbers.
+            groups: the groups of a rollout batch; stored every `tracking.trajectories_every` batches.
+            name: file name for `trajectories`, which are stored always.
+            trajectories: further episodes.
+        """
+        step, every = metrics["step"], self.config.tracking.trajectories_every
+        if name is not None:
+            self._store(name, trajectories)
+        elif every and step % every == 0:
+            self._store(f"step-{step:06d}", [t for group in groups for t in group.trajectories])
+        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+        self.costs = metrics if metrics["kind"] == "train" else self.costs
+        self._start_trackers(step)
+        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and key != "step"}
+        for tracker in self._trackers:
+            tracker.log(numbers, step=step)
+
+    def _store(self, name: str, trajectories: Iterable[Trajectory]) -> None:
+        """Write `trajectories/NAME.jsonl`: one episode a line, readable without this package."""
+        path = self.folder / "trajectories" / f"{name}.jsonl"
+        path.parent.mkdir(exist_ok=True)
+        draft = path.with_suffix(".writing")
+        with draft.open("w", encoding="utf-8", errors="replace") as file:
+            for trajectory in trajectories:
+                record = describe_trajectory(trajectory, decode=self.tokenizer.decode)
+                file.write(json.dumps(record, ensure_ascii=False, default=as_json) + "\n")
+        draft.replace(path)
+
+    def close(self) -> None:
+        """Flush the trackers."""
+        for tracker in self._trackers:
+            tracker.finish()
+
+    def _start_trackers(self, step: int) -> None:
+        if self._trackers:
+            return
+        for name in self.config.tracking.trackers:
+            tracker_class = LOGGER_TYPE_TO_CLASS[name]
+            if name == "tensorboard":
+                # Points that a resumed run will write again are hidden by the viewer.
+                tracker = tracker_class("tensorboard", logging_dir=self.folder, purge_step=step)
+            else:
+                tracker = tracker_class(self.folder.name, dir=str(self.folder))
+            tracker.start()
+            self._trackers.append(tracker)
