@@ -34,8 +34,8 @@ _PLACES = {
     "Sampling": "agentrl.rollout.engines.base",
     "Completion": "agentrl.rollout.engines.base",
     "Reward": "agentrl.environment.reward",
-    "StepSignal": "agentrl.types",
-    "Verdict": "agentrl.types",
+    "StepSignal": "agentrl.learner.gates",
+    "Verdict": "agentrl.learner.gates",
     "Trajectory": "agentrl.types",
     "UserError": "agentrl.errors",
     "RunError": "agentrl.errors",
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     from agentrl.errors import RunError as RunError
     from agentrl.errors import UserError as UserError
     from agentrl.learner.gates import Gate as Gate
+    from agentrl.learner.gates import StepSignal as StepSignal
+    from agentrl.learner.gates import Verdict as Verdict
     from agentrl.learner.losses import Loss as Loss
     from agentrl.rollout.engines.base import Completion as Completion
     from agentrl.rollout.engines.base import Engine as Engine
@@ -58,9 +60,7 @@ if TYPE_CHECKING:
     from agentrl.runs.folder import RunRecord as RunRecord
     from agentrl.runs.folder import read_episodes as read_episodes
     from agentrl.runs.folder import read_run as read_run
-    from agentrl.types import StepSignal as StepSignal
     from agentrl.types import Trajectory as Trajectory
-    from agentrl.types import Verdict as Verdict
 
 
 def __getattr__(name: str) -> Any:

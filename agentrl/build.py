@@ -1,25 +1,55 @@
-"""Where a run's policy comes from, and what becomes of it before training: a device, adapters, shards."""
+"""From a config to what a run is made of: environments, models, learner, engine with rollouts, run folder."""
 
 import copy
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from agentrl.config.describe import diff_configs
+from agentrl.config.read import build_config
 from agentrl.config.schema import Config
 from agentrl.console import say
-from agentrl.environment.calls import Offer
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import environment_spec
+from agentrl.errors import CheckpointError, UserError
+from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, held_out_tasks
 from agentrl.imitation import vocabulary_texts, warmstart
+from agentrl.learner.learner import TorchLearner
+from agentrl.learner.protocol import Learner
 from agentrl.model.anatomy import head_form
-from agentrl.model.load import load_model
+from agentrl.model.load import load_model, set_threads
 from agentrl.model.logprobs import check_fidelity
 from agentrl.model.processes import Processes
-from agentrl.model.weights import add_lora, compute_dtype, shard
-from agentrl.runs.checkpoint import load_adapter
+from agentrl.model.weights import add_lora, compute_dtype, gather_weights, shard
+from agentrl.rollout.chat import chat_for
+from agentrl.rollout.engines.base import Engine
+from agentrl.rollout.engines.factory import holds_own_weights, make_engine
+from agentrl.rollout.engines.weight_sync import Host
+from agentrl.rollout.rollout import Rollout
+from agentrl.rollout.tasks import TaskSampler, split_indices
+from agentrl.runs.checkpoint import load_adapter, load_trainer_state, save_model
+from agentrl.runs.writer import RunWriter
+from agentrl.types import Task
 
 
-@dataclass
+@dataclass(frozen=True)
+class Environments:
+    """What is played."""
+
+    train: EnvPool
+    """Training tasks."""
+    held_out: EnvPool
+    """The evaluation split."""
+    sampler: TaskSampler
+    """The stream of training tasks."""
+    held_out_tasks: list[Task]
+    """Played at every evaluation; never among the training tasks."""
+
+
+@dataclass(frozen=True)
 class Models:
     """The modules of a run."""
 
@@ -27,7 +57,7 @@ class Models:
     """What the learner trains."""
     replica: Any
     """What an embedded engine decodes with: the policy itself, or where that is cut into shards a whole copy.
-    For vLLM the copy has a shape and no weights."""
+    For engines with weights of their own the copy has a shape and no weights."""
     initial: Any | None
     """The model before training where training goes on, on the CPU; None: `policy` still is that."""
     reference: Any | None
@@ -36,23 +66,48 @@ class Models:
     tokenizer: Any
 
 
-def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path | None, processes: Processes) -> Models:
+def make_environments(config: Config, processes: Processes) -> Environments:
+    """Workers for both splits, and the tasks of each.
+
+    Raises:
+        UserError: an environment that does not keep the contract, or fewer tasks than processes.
+    """
+    set_threads(config)
+    train, held_out = (EnvPool.of(environment_spec(config, split), config.rollout) for split in ("train", "eval"))
+    num_tasks, num_held_out = train.capabilities().num_tasks, held_out.capabilities().num_tasks
+    tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_held_out)
+    indices, _ = split_indices(
+        split=config.env.split, eval_split=config.env.eval_split,
+        num_tasks=num_tasks, num_eval_tasks=num_held_out, eval_count=config.eval.tasks,
+    )  # fmt: skip
+    if min(config.train.groups_per_step, len(tasks)) < processes.count:
+        raise UserError(
+            f"{processes.count} processes need at least as many tasks each time, but train.groups_per_step is "
+            f"{config.train.groups_per_step} and {len(tasks)} tasks are held out. Start fewer processes."
+        )
+    sampler = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.train.seed)
+    return Environments(train, held_out, sampler, tasks)
+
+
+def load_models(
+    config: Config, environments: Environments, *, folder: Path, checkpoint: Path | None, processes: Processes
+) -> Models:
     """Load the policy of a run, or of its checkpoint, ready for training on all processes.
 
     Args:
         config: the experiment.
-        offer: whether the training environment has an expert, for a warm start.
+        environments: whose expert may be imitated for a warm start.
         folder: run folder, which keeps the initial weights.
         checkpoint: what to go on from.
         processes: the first makes a warm start, the others then find it.
     """
+    has_expert = environments.train.capabilities().expert
+    adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     if not processes.is_first:
         processes.wait()
     try:
         # Adapters resume on the frozen weights they began with.
-        module, tokenizer = _load(
-            config, offer, folder / "initial" if checkpoint and config.model.lora_rank else checkpoint
-        )
+        module, tokenizer = _load(config, has_expert, folder / "initial" if checkpoint and adapted else checkpoint)
     finally:
         if processes.is_first:
             processes.wait()
@@ -61,27 +116,88 @@ def load_models(config: Config, offer: Offer, *, folder: Path, checkpoint: Path 
     if checkpoint is not None:
         first = config.model.model_copy(update={"path": str(folder / "initial")})
         initial = load_model(first, device=torch.device("cpu"))[0]
-    reference = None
-    if config.loss.kl_coef and not config.model.lora_rank:
-        reference = frozen_copy(initial or module, processes.device)
+    reference = frozen_copy(initial or module, processes.device) if config.loss.kl_coef and not adapted else None
     replica = module
-    if config.learner.shard and processes.count > 1:
-        # vLLM holds its own weights and asks for the shape alone.
-        replica = without_weights(module) if config.rollout.engine == "vllm" else copy.deepcopy(module)
+    if cut:
+        replica = without_weights(module) if holds_own_weights(config.rollout) else copy.deepcopy(module)
     head_form(module)  # measured while the module is whole; wrapped ones keep it
-    if config.learner.shard and processes.count > 1:
-        limit = config.rollout.max_context_tokens
-        check_fidelity(module, pad_id=tokenizer.pad_token_id or 0, max_context_tokens=limit)
+    if cut:
+        check_fidelity(module, pad_id=pad_id(tokenizer), max_context_tokens=config.rollout.max_context_tokens)
     add_lora(module, config.model, seed=config.train.seed)
-    if checkpoint is not None and config.model.lora_rank:
-        load_adapter(checkpoint, module)
-    if config.loss.kl_coef and config.model.lora_rank:
-        reference = module
-    if replica is not module:
+    if adapted:
+        reference = module if config.loss.kl_coef else None
+        if checkpoint is not None:
+            load_adapter(checkpoint, module)
+    if cut:
         shard(module)
         if reference is not None and reference is not module:
             shard(reference)
     return Models(module, replica, initial, reference, tokenizer)
+
+
+def make_learner(config: Config, models: Models, processes: Processes) -> TorchLearner:
+    """The learner of the policy, before its first batch."""
+    return TorchLearner(
+        models.policy, config,
+        pad_id=pad_id(models.tokenizer), reference=models.reference, initial=models.initial, processes=processes,
+    )  # fmt: skip
+
+
+def make_rollouts(
+    config: Config, environments: Environments, models: Models, processes: Processes
+) -> tuple[Engine, Rollout, Rollout]:
+    """(engine, rollout for training, for evaluation): one engine, sampling and tasks of their own."""
+    engine = make_engine(
+        config.rollout, models.replica, models.tokenizer, rank=processes.rank, count=processes.count,
+        host=Host(processes.is_first_here, processes.wait),
+        folder=processes.from_first(f"agentrl-weights-{uuid.uuid4().hex[:12]}"),
+        shares_weights=models.replica is models.policy,
+    )  # fmt: skip
+    chat = chat_for(models.tokenizer, models.policy, config.rollout)
+    own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
+    return (
+        engine,
+        Rollout(engine, chat, environments.train, config.rollout, seed=config.train.seed, **own),
+        Rollout(engine, chat, environments.held_out, eval_rollout_config(config), seed=EVAL_SEED, **own),
+    )
+
+
+def restore(checkpoint: Path, config: Config, *, learner: Learner, sampler: TaskSampler) -> int:
+    """Bring learner and task stream to a checkpoint's state; the number of rollout batches done."""
+    state = load_trainer_state(checkpoint)
+    for line in diff_configs(build_config(state.config), config):
+        say(f"config changed since the checkpoint: {line}")
+    try:
+        learner.load_state_dict(state.learner)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+    sampler.load_state_dict(state.sampler)
+    return state.step
+
+
+def open_run(
+    folder: Path, config: Config, models: Models, *, step: int | None, command: list[str], processes: Processes
+) -> RunWriter:
+    """The run folder: a new one with the initial weights, or where `step` batches were restored, the old one.
+
+    Only the first process writes; all must ask together.
+    """
+    initial = gather_weights(models.policy, keep=processes.is_first and step is None)
+    if not processes.is_first:
+        run = RunWriter(folder, config, tokenizer=models.tokenizer, writes=False)
+    elif step is not None:
+        run = RunWriter.reopen(folder, config, step=step, tokenizer=models.tokenizer)
+    else:
+        run = RunWriter.create(folder, config, command=command, tokenizer=models.tokenizer)
+        save_model(folder / "initial", models.replica, models.tokenizer, weights=initial)
+    run.last_failed_share = processes.from_first(run.last_failed_share)
+    processes.wait()
+    return run
+
+
+def pad_id(tokenizer: Any) -> int:
+    """The id that rows are filled up with."""
+    return tokenizer.pad_token_id or 0
 
 
 def frozen_copy(module: Any, device: torch.device) -> Any:
@@ -98,10 +214,10 @@ def without_weights(module: Any) -> Any:
     return copy.deepcopy(module, hollow)
 
 
-def _load(config: Config, offer: Offer, path: Path | None) -> tuple[Any, Any]:
+def _load(config: Config, has_expert: bool, path: Path | None) -> tuple[Any, Any]:
     """(module, tokenizer): from a folder, a warm start, or the model the config names."""
     if path is None and config.warmstart.episodes:
-        if offer.expert:
+        if has_expert:
             path = warmstart(config)
         else:
             say(f"warm start skipped: {config.env.id} offers no expert")

@@ -1,7 +1,7 @@
 """python -m agentrl.check_env ID: does this environment keep the contract, and what does it cost?
 
-Plays the environment as a run would (through `EnvSpec`, with `env.format`) and prints one page: a line a check, and
-what `info` offers. Exit code 0: nothing failed; 1: something did; 2: bad input.
+Plays the environment as a run would (through `EnvironmentSpec`, with `env.format`) and prints one page: a line a check,
+and what `info` offers. Exit code 0: nothing failed; 1: something did; 2: bad input.
 """
 
 if __name__ == "__main__":
@@ -31,11 +31,11 @@ from agentrl.common.event_loops import run_coroutine
 from agentrl.common.plugins import explain
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config
-from agentrl.console import console, progress
+from agentrl.console import Display, console
 from agentrl.environment.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
-from agentrl.environment.pool import EnvPool, Handle, WorkerLost
+from agentrl.environment.pool import EnvironmentHandle, EnvPool, WorkerLost
 from agentrl.environment.probe import Episode, Prober, patience, resident_bytes
-from agentrl.environment.spec import EnvSpec, with_conventions
+from agentrl.environment.spec import EnvironmentSpec, environment_spec, with_conventions
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
@@ -85,7 +85,7 @@ def check_determinism(prober: Prober) -> Finding:
     return Finding("determinism", "ok", "5 seeds repeat, also in another instance and in mixed order")
 
 
-def play_elsewhere(spec: EnvSpec, timeout_s: float) -> str:
+def play_elsewhere(spec: EnvironmentSpec, timeout_s: float) -> str:
     """First observation of seed 3 in a worker process, which then makes a step.
 
     Raises:
@@ -93,7 +93,7 @@ def play_elsewhere(spec: EnvSpec, timeout_s: float) -> str:
         RunError: it raised there; its child WorkerLost: it hung or died.
     """
 
-    async def play(handle: Handle) -> str:
+    async def play(handle: EnvironmentHandle) -> str:
         observation, _ = await handle.reset(Task(spec.id, spec.split, seed=3))
         await handle.step("look")
         return observation
@@ -179,7 +179,7 @@ def check_growth(
     return [_judge_memory(sizes, per_env), ends_of_all, _describe_times(prober)], episodes
 
 
-def check_tasks(prober: Prober, eval_spec: EnvSpec) -> Finding:
+def check_tasks(prober: Prober, eval_spec: EnvironmentSpec) -> Finding:
     """Enumerable tasks repeat by number, and the splits share none."""
     count = getattr(prober.env.unwrapped, "num_tasks", None)
     if count is None:
@@ -245,7 +245,7 @@ def run_checks(
 ) -> list[Finding]:
     """All findings for the environment of a config."""
     env, timeout_s = config.env, config.rollout.step_timeout_s
-    spec = EnvSpec(env.id, env.split, env.options, env.format)
+    spec = environment_spec(config)
     there: str | RunError
     try:  # first where it can do no harm: what hangs or exits here would take the page along
         there = play_elsewhere(spec, timeout_s)
@@ -263,14 +263,13 @@ def run_checks(
     except Exception as error:
         return [Finding("contract", "FAIL", str(error) if isinstance(error, RunError) else explain(error))]
     findings = [Finding("contract", "ok", "text in and out, finite rewards, terminated and truncated apart")]
-    with progress() as bars:
-        bar = bars.add_task(f"{env.id}: {num_episodes:,} episodes", total=num_episodes)
+    with Display() as display, display.bar(f"{env.id}: {num_episodes:,} episodes", total=num_episodes) as bar:
         checks = (check_determinism, partial(check_other_process, there=there), check_pickle, check_arbitrary_text)
         findings += [_guarded(check, prober) for check in checks]
-        eval_spec = EnvSpec(env.id, env.eval_split, env.options, env.format)
+        eval_spec = environment_spec(config, "eval")
         findings.append(_guarded(lambda p: check_tasks(p, eval_spec), prober))
         try:
-            more, episodes = check_growth(prober, num_episodes, budget_s, lambda: bars.advance(bar))
+            more, episodes = check_growth(prober, num_episodes, budget_s, bar.advance)
         except InfrastructureError as error:
             return [*findings, Finding("episodes", "FAIL", str(error))]
     texts = [text for episode in episodes for text in (*episode.observations, *episode.actions)]

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 
 def note(text: str) -> None:
@@ -17,31 +25,62 @@ def note(text: str) -> None:
 console = Console(stderr=False, markup=False, emoji=False)  # what environments and paths are called is no markup
 
 
-@contextmanager
-def progress() -> Iterator[Progress]:
-    """Progress bars on a terminal; silence elsewhere."""
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield bars
-
-
 def say(text: str) -> None:
     """Print a plain line."""
     console.print(text, highlight=False, soft_wrap=True)
 
 
-class LineLog:
-    """Prints a line now and then where no progress bar can be shown (files, CI)."""
+class Display:
+    """Progress bars on a terminal; elsewhere (files, CI) a line now and then.
+
+        >>> with Display() as display, display.bar("episodes", total=8) as bar:
+        ...     bar.advance()
+
+    Args:
+        every_s: seconds between lines that nothing forces.
+    """
 
     def __init__(self, *, every_s: float = 15.0) -> None:
+        columns = (
+            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )  # fmt: skip
+        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self.every_s, self._last = every_s, 0.0
 
-    def __call__(self, text: str, *, force: bool = False) -> None:
-        """Print `text` if the last line is old enough, or if forced."""
+    def __enter__(self) -> "Display":
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def bar(self, name: str, *, total: int, done: int = 0) -> Iterator["Bar"]:
+        """A bar for as long as its work goes on."""
+        number = self._bars.add_task(name, total=total, completed=done)
+        try:
+            yield Bar(self, self._bars, number, name)
+        finally:
+            self._bars.remove_task(number)
+
+    def line(self, text: str, *, force: bool = False) -> None:
+        """Print `text` where there are no bars, if the last line is old enough or if forced."""
         if not console.is_terminal and (force or time.monotonic() - self._last > self.every_s):
             self._last = time.monotonic()
             say(text)
             sys.stdout.flush()
+
+
+class Bar:
+    """One bar of a display."""
+
+    def __init__(self, display: Display, bars: Progress, number: TaskID, name: str) -> None:
+        self._display, self._bars, self._number, self._name = display, bars, number, name
+
+    def advance(self, outcome: str = "", *, line: str = "", force: bool = False) -> None:
+        """One step more, with what came of it; `line` is printed where there are no bars."""
+        description = f"{self._name}, {outcome}" if outcome else self._name
+        self._bars.update(self._number, advance=1, description=description)
+        if line:
+            self._display.line(line, force=force)

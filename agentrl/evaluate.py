@@ -8,7 +8,8 @@ if __name__ == "__main__":
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from agentrl.command.parsers import evaluate_parser
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config, EnvConfig, ModelConfig
-from agentrl.console import console, progress, say
+from agentrl.console import Display, console, say
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec, conventions, with_conventions
+from agentrl.environment.spec import conventions, environment_spec, with_conventions
 from agentrl.errors import CheckpointError, UserError
 from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
 from agentrl.evaluation.rates import Evaluation
@@ -34,10 +35,10 @@ from agentrl.evaluation.samples import (
     sampling_line,
 )
 from agentrl.evaluation.tables import success_table
-from agentrl.model.load import compute_device, load_model, set_threads, stop_token_ids
+from agentrl.model.load import compute_device, load_model, set_threads
 from agentrl.model.tiny import build_tokenizer
-from agentrl.rollout.chat import Chat
-from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.chat import Chat, chat_for
+from agentrl.rollout.engines.factory import holds_own_weights, make_engine
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import ScriptedPolicy, expert_policy, random_policy
 from agentrl.runs.checkpoint import newest_checkpoint
@@ -59,35 +60,38 @@ def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | 
     return load_config(None, overrides), target
 
 
-def _rollout_for(config: Config, policy: str, model: str | None) -> Rollout:
-    if policy == "model":
-        if model is None:
-            raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
-        set_threads(config, model)
-        lends_shape = config.rollout.engine != "local"  # vLLM computes with weights of its own
-        place = torch.device("cpu") if lends_shape else compute_device()
-        module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)
-        chat = Chat(
-            tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation"
-        )
-        rollout_config = eval_rollout_config(config)
-        engine = make_engine(rollout_config, module, tokenizer)
-        if not engine.shares_weights:
-            engine.load_weights(module.state_dict().items(), version=0)
-        spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, config.env.format)
-        pool = EnvPool.of(spec, rollout_config)
-        return Rollout(
-            engine, chat, pool, rollout_config,
-            seed=EVAL_SEED, system=config.env.system, reward=config.env.reward,
-        )  # fmt: skip
+@contextmanager
+def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
+    set_threads(config, model)
+    # An engine with weights of its own only looks at the module's shape.
+    place = torch.device("cpu") if holds_own_weights(config.rollout) else compute_device()
+    module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)
+    limits = eval_rollout_config(config)
+    with closing(make_engine(limits, module, tokenizer)) as engine:
+        engine.load_weights(module.state_dict().items(), version=0)
+        with closing(EnvPool.of(environment_spec(config, "eval"), limits)) as pool:
+            own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
+            yield Rollout(engine, chat_for(tokenizer, module, limits), pool, limits, seed=EVAL_SEED, **own)
+
+
+@contextmanager
+def _scripted_rollout(config: Config, policy: str) -> Iterator[Rollout]:
+    """Scripted policies speak commands and have no context to run out of."""
     scripted: ScriptedPolicy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
-    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
-    # Scripted policies speak commands and have no context to run out of.
-    spec = EnvSpec(config.env.id, config.env.eval_split, config.env.options, "plain", expert=policy == "expert")
-    pool = EnvPool.of(spec, config.rollout)
+    plain = config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})})
     unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
-    return Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
+    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
+    with closing(EnvPool.of(environment_spec(plain, "eval", expert=policy == "expert"), config.rollout)) as pool:
+        yield Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
+
+
+def _rollout_for(config: Config, policy: str, model: str | None) -> AbstractContextManager[Rollout]:
+    if policy != "model":
+        return _scripted_rollout(config, policy)
+    if model is None:
+        raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
+    return _model_rollout(config, model)
 
 
 def settle(config: Config, policy: str) -> Config:
@@ -167,9 +171,8 @@ def run(
 
 def play_held_out(config: Config, policy: str, model: str | None, folder: Path | None) -> Evaluation:
     """Every held-out task as often as `eval.samples` says; episodes are stored in a folder as they come."""
-    with SampleFile.into(folder) as file:
-        rollout = _rollout_for(config, policy, model)
-        num_tasks = rollout.pool.offer().num_tasks
+    with SampleFile.into(folder) as file, _rollout_for(config, policy, model) as rollout:
+        num_tasks = rollout.pool.capabilities().num_tasks
         tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
         return _play(rollout, tasks, config.eval.samples or 1, file, f"{policy} on {config.env.eval_split}")
 
@@ -206,20 +209,14 @@ def _long_form(word: str) -> str:
 
 def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str) -> Evaluation:
     """`evaluate` with a progress bar, each sample stored as it comes."""
-    with progress() as bars:
-        bar = bars.add_task(title, total=len(tasks) * samples)
+    with Display() as display, display.bar(title, total=len(tasks) * samples) as bar:
 
-        def note(trajectory: Trajectory) -> None:
-            bars.advance(bar)
+        def take(trajectory: Trajectory) -> None:
+            bar.advance()
             if file is not None:
                 file.write(trajectory)
 
-        try:
-            return evaluate(rollout, tasks, samples=samples, on_episode=note)
-        finally:
-            rollout.pool.close()
-            if rollout.engine is not None:
-                rollout.engine.close()
+        return evaluate(rollout, tasks, samples=samples, on_episode=take)
 
 
 make_callable(__name__, run)

@@ -19,16 +19,16 @@ import torch
 
 from agentrl.config.describe import content_hash
 from agentrl.config.schema import Config
-from agentrl.console import LineLog, note, progress, say
+from agentrl.console import Display, note, say
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import environment_spec
 from agentrl.errors import UserError
 from agentrl.learner.batch import BatchRow, micro_batches
 from agentrl.model.anatomy import head, head_bias, head_form, hidden_states
 from agentrl.model.head import token_logprobs
-from agentrl.model.load import load_model, stop_token_ids
+from agentrl.model.load import load_model
 from agentrl.model.tiny import build_tokenizer
-from agentrl.rollout.chat import Chat
+from agentrl.rollout.chat import Chat, chat_for
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import fallback_policy, noisy_expert
 from agentrl.rollout.tasks import TaskSampler, split_indices
@@ -54,7 +54,7 @@ def warmstart(config: Config) -> Path:
     folder = writable_root(config) / name
     texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
     module, tokenizer = load_model(config.model, texts=texts, seed=config.warmstart.seed)
-    chat = Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.rollout.context == "conversation")
+    chat = chat_for(tokenizer, module, config.rollout)
     trajectories = collect_demonstrations(config, chat, config.warmstart.episodes)
     wins = sum(trajectory.success for trajectory in trajectories)
     say(f"warm start: the expert (noise {config.warmstart.noise:g}) wins {wins} of {len(trajectories)} episodes")
@@ -116,7 +116,7 @@ def cache_name(config: Config) -> str:
     settings = config.warmstart.model_dump(exclude={"cache_dir"})
     env = config.env.model_dump(exclude={"eval_split", "reward"})
     model = config.model.model_dump(exclude={"lora_rank", "lora_targets"})  # adapters come after
-    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format)
+    spec = environment_spec(config)
     content = fingerprint(spec.modules(), [config.env.options, config.model.path])
     key = content_hash(_RECIPE, env, model, settings, rollout, content)
     return f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
@@ -124,22 +124,21 @@ def cache_name(config: Config) -> str:
 
 def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
     """The first `count` episodes of the noisy expert on the training split, in the rows that the model will see."""
-    spec = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format, expert=True)
+    spec = environment_spec(config, expert=True)
     pool = EnvPool.of(spec, config.rollout)
-    num_tasks = pool.offer().num_tasks
+    num_tasks = pool.capabilities().num_tasks
     indices, _ = split_indices(
         split=config.env.split, eval_split=config.env.eval_split,
         num_tasks=num_tasks, num_eval_tasks=num_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
     tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.warmstart.seed).take(count)
     expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
-    policy = expert if pool.offer().expert else fallback_policy
+    policy = expert if pool.capabilities().expert else fallback_policy
     rollout = Rollout(
         None, chat, pool, config.rollout, seed=config.warmstart.seed, system=config.env.system, policy=policy
     )
-    with progress() as bars:
-        bar = bars.add_task("warm start: the expert plays", total=count)
-        groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bars.advance(bar))
+    with Display() as display, display.bar("warm start: the expert plays", total=count) as bar:
+        groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bar.advance()).groups
     pool.close()
     return [group.trajectories[0] for group in groups]
 
@@ -171,15 +170,14 @@ def imitate(module: Any, rows: list[BatchRow], config: Config, *, pad_id: int) -
     order = np.concatenate([random.permutation(len(rows)) for _ in range(math.ceil(settings.passes))])
     optimizers = _make_optimizers(module, config)
     module.train()
-    log, recent = LineLog(), 0.0
-    with progress() as bars:
-        bar = bars.add_task("warm start: imitation", total=num_steps)
+    recent = 0.0
+    with Display() as display, display.bar("warm start: imitation", total=num_steps) as bar:
         for step in range(num_steps):
             chosen = [rows[i] for i in order[step * settings.batch_size : (step + 1) * settings.batch_size]]
             loss = _imitation_step(module, chosen, optimizers, config, step / num_steps, pad_id)
             recent = loss if step == 0 else 0.98 * recent + 0.02 * loss
-            bars.update(bar, advance=1, description=f"warm start: imitation, loss {recent:.3f}")
-            log(f"warm start: step {step + 1}/{num_steps}, loss {recent:.3f}", force=step + 1 == num_steps)
+            line = f"warm start: step {step + 1}/{num_steps}, loss {recent:.3f}"
+            bar.advance(f"loss {recent:.3f}", line=line, force=step + 1 == num_steps)
     module.eval()
 
 

@@ -14,7 +14,7 @@ from agentrl.command.parsers import play_parser
 from agentrl.config.read import load_config
 from agentrl.environment.calls import reset
 from agentrl.environment.contract import step_env
-from agentrl.environment.spec import EnvSpec, with_conventions
+from agentrl.environment.spec import environment_spec, with_conventions
 from agentrl.types import Task
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     """Command line."""
     options, overrides = parse_command_line(play_parser(), argv)
     config = with_conventions(load_config(None, ["--env.id", options.env, *overrides]))
-    env = EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).make()
+    env = environment_spec(config).make()
     try:
         total = play(env, Task(config.env.id, config.env.split, options.seed, options.task))
     finally:

@@ -19,7 +19,7 @@ from agentrl.analysis.head_constants import Structure, measure_structure
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import structure_parser
 from agentrl.config.schema import ModelConfig
-from agentrl.console import console, progress
+from agentrl.console import Display, console
 from agentrl.errors import MissingExtraError, UserError
 from agentrl.model.load import load_model
 from agentrl.report.plots import Line, save, structure
@@ -78,11 +78,10 @@ def main(argv: list[str] | None = None) -> int:
     with output_file(options.out, "--out"):  # before the work
         pass
     with output_file(options.json, "--json") as write:
-        with progress() as bars:
-            bar = bars.add_task("measuring", total=len(found))
+        with Display() as display, display.bar("measuring", total=len(found)) as bar:
             for name, path, run in found:
                 rows[name] = measure(path, options, run)
-                bars.advance(bar)
+                bar.advance()
         console.print(_table(rows))
         write(json.dumps({name: describe(row) for name, row in rows.items()}, indent=1))
     if options.out:

@@ -151,47 +151,5 @@ class Group:
         return np.array([t.reward for t in self.trajectories], dtype=np.float64)
 
 
-@dataclass(frozen=True)
-class StepSignal:
-    """What a gate may look at after backward and before the optimizer: one value each for the whole batch."""
-
-    reuse_index: int
-    """k, 1 for the first update on a batch."""
-    head_energy: float
-    """Squared Frobenius norm of the lm_head gradient, before clipping."""
-    grad_norm: float = 0.0
-    """Euclidean norm of the whole gradient, before clipping."""
-    loss: float = 0.0
-    """Value of the objective."""
-    kl: float = 0.0
-    """Mean k3 estimate of KL(policy at the first pass over the batch || current) over trained tokens; 0 at k = 1."""
-    clip_fraction: float = 0.0
-    """Share of trained tokens whose ratio is outside the clip range on the active side."""
-    ess: float = 1.0
-    """Effective sample size of the ratios over the number of trained tokens, 0..1."""
-    m2: float = 0.0
-    """Mean squared log-ratio."""
-    sequence_ess: float = 1.0
-    """Effective sample size of the rows' weights (product of a row's ratios) over the number of rows, 0..1."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """A gate's answer for one update."""
-
-    apply: bool
-    """Whether the gradient may reach the optimizer."""
-    stop: bool
-    """Whether reuse of this batch ends here."""
-    scale: float = 1.0
-    """Factor on the gradient where it is applied."""
-    reason: str = ""
-    """One word for logs: `reuse`, `surge`, `non_finite` ..."""
-    statistics: dict[str, float] = field(default_factory=dict)
-    """Numbers behind the decision (z-score, mean, std ...)."""
-    rate_factor: float = 1.0
-    """Factor on the learning rate of this step, beside the schedule's."""
-
-
 Metrics = dict[str, Any]
-"""Flat name -> number mapping as it goes into metrics.jsonl."""
+"""A record of metrics.jsonl: mostly flat name -> number; `updates` and counts are nested."""

@@ -19,7 +19,7 @@ from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import warmstart_parser
 from agentrl.config.read import load_config
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec, with_conventions
+from agentrl.environment.spec import environment_spec, with_conventions
 from agentrl.errors import UserError
 from agentrl.imitation import warmstart
 from agentrl.model.load import set_threads
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     config = with_conventions(load_config(options.config, overrides))
     if not config.warmstart.episodes:
         raise UserError("warmstart.episodes is 0: nothing to imitate. Set it to some thousands.")
-    pool = EnvPool.of(EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format), config.rollout)
-    offers_expert = pool.offer().expert
+    pool = EnvPool.of(environment_spec(config), config.rollout)
+    offers_expert = pool.capabilities().expert
     pool.close()
     if not offers_expert:
         raise UserError(f"{config.env.id} offers no expert with these options; train without a warm start.")

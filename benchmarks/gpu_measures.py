@@ -1,6 +1,6 @@
 """What `gpu_proof.py` measures in one process: the card, the learner, the embedded engine. Values in, numbers out.
 
-An update is `agentrl.learner.Learner`'s own, on random weights of a real model's shape. Beside it stand three updates
+An update is the learner's own, on random weights of a real model's shape. Beside it stand three updates
 as others write them (`OTHERS`), with the same loss, clipping and AdamW, which differ in how log-probs are computed:
  - `no_sink`: our chunked head with its gradient straight into the weight, so that no head energy can be read;
  - `full_logits`: the logits of every position at once, a log-softmax, a gather;
@@ -26,7 +26,7 @@ from agentrl.config.read import build_config
 from agentrl.config.schema import Config, LearnerConfig
 from agentrl.dry_run.estimate import Shape, learner_memory
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, micro_batches
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.head import HeadGradient, default_chunk, token_logprobs
 from agentrl.model.load import recompute_activations
 from agentrl.model.processes import Processes
@@ -224,7 +224,7 @@ def _measured(
         module = make_module(shape, dtype, device)
         config = make_config(dtype, length, budget)
         if name == "agentrl":
-            learner = Learner(module, config, pad_id=0, processes=Processes(device=device))
+            learner = TorchLearner(module, config, pad_id=0, processes=Processes(device=device))
             work: Callable[[], Any] = lambda: learner.update(batch)  # noqa: E731
         else:
             work = OtherUpdate(module, OTHERS[name], batch, budget).step
@@ -257,7 +257,7 @@ def agreement(shape: str, rows: int, length: int, device: torch.device, *, budge
     found: dict[str, Any] = {}
     for dtype in ("float32", "mixed", "bfloat16"):
         module = make_module(shape, dtype, device)
-        learner = Learner(module, make_config(dtype, length, budget), pad_id=0, processes=Processes(device=device))
+        learner = TorchLearner(module, make_config(dtype, length, budget), pad_id=0, processes=Processes(device=device))
         step = learner.update(batch).steps[0]
         found[dtype] = {name: step[name] for name in ("head_energy", "grad_norm", "entropy")}
         del module, learner

@@ -1,4 +1,4 @@
-"""Learner against TRL's GRPOTrainer: same weights, same tokens, one thread, process CPU seconds and peak memory.
+"""TorchLearner against TRL's GRPOTrainer: same weights, same tokens, one thread, process CPU seconds and peak memory.
 
     python benchmarks/learner_vs_trl.py --trl-python TRL_VENV/bin/python            # all cases, about 10 CPU-minutes
     python benchmarks/learner_vs_trl.py --trl-python ... --cases small ragged       # about 2 CPU-minutes
@@ -79,7 +79,7 @@ def run_agentrl(folder: Path, batches: int, warmup: int, microbatch_tokens: int)
     from agentrl.config.read import build_config
     from agentrl.learner.advantage import grpo
     from agentrl.learner.batch import Batch, BatchRow
-    from agentrl.learner.learner import Learner
+    from agentrl.learner.learner import TorchLearner
 
     ids, rewards = load_rows(folder)
     worth = np.concatenate([grpo(half) for half in np.split(np.array(rewards), 2)])
@@ -96,7 +96,7 @@ def run_agentrl(folder: Path, batches: int, warmup: int, microbatch_tokens: int)
             "rollout": {"max_context_tokens": LONGEST},
         }
     )
-    learner = Learner(AutoModelForCausalLM.from_pretrained(folder).eval(), config, pad_id=0)
+    learner = TorchLearner(AutoModelForCausalLM.from_pretrained(folder).eval(), config, pad_id=0)
     energy = Stopwatch()
     learner.policy.head.energy = energy.of(learner.policy.head.energy)  # type: ignore[method-assign]
     for _ in range(warmup):

@@ -15,8 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentrl.common.plugins import find_object, make_importable
-from agentrl.config.describe import explain_problem, leaves
+from agentrl.config.describe import explain_problem, kinds_of_table, leaves
 from agentrl.config.schema import Config, EnvConfig
+from agentrl.config.section import shared_keys
 from agentrl.config.shipped import find_config, shipped_configs
 from agentrl.console import note
 from agentrl.errors import ConfigError, UserError
@@ -59,6 +60,8 @@ def load_config(
     origin = {key: where for key, _ in leaves(tree)}
     pairs = list(overrides.items()) if isinstance(overrides, Mapping) else parse_overrides(list(overrides or []))
     is_foreign = _drop_foreign_options(tree, dict(pairs).get("env.id"), notify)
+    for table in ("gate", "loss"):
+        _drop_keys_of_other_kinds(tree, table, dict(pairs).get(f"{table}.kind"), notify)
     for key, value in pairs:
         _assign(tree, key, value)
         origin[key] = "command line"
@@ -77,7 +80,7 @@ def _read_source(source: Path | str | dict[str, Any] | Config | None) -> tuple[s
     if isinstance(source, Config):
         return "config", source.model_dump(exclude_unset=True)
     if not isinstance(source, Path | str):
-        return "run folder", copy.deepcopy(source or {})
+        return "run folder", _without_idle_keys(copy.deepcopy(source or {}))
     file = find_config(Path(source))
     tree = read_toml(file)
     if file.resolve() not in shipped_configs().values():
@@ -185,6 +188,36 @@ def _drop_foreign_options(tree: dict[str, Any], env_id: Any, notify: Callable[[s
     for key in foreign:
         notify(f"env.{key} = {json.dumps(env.pop(key), default=str)} is for {old}, not for {env_id}: dropped")
     return bool(old != env_id)
+
+
+def _without_idle_keys(tree: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without what says nothing for its kinds: earlier versions recorded the keys of all of them."""
+    for table in ("gate", "loss"):
+        section, known = tree.get(table), kinds_of_table(table)
+        if isinstance(section, dict) and "kind" in section:
+            kind = str(section["kind"])
+            own = known.get("own" if ":" in kind else kind)
+            idle = {name for cls in known.values() for name in cls.model_fields} | {"kl_rate"}
+            for key in [key for key in section if own is not None and key in idle and key not in own.model_fields]:
+                former = section.pop(key)
+                if key == "kl_rate" and kind == "kl_rate":
+                    section.update(former)
+    return tree
+
+
+def _drop_keys_of_other_kinds(tree: dict[str, Any], table: str, kind: Any, notify: Callable[[str], None]) -> None:
+    """Where an override names another kind, what the source says for its own kind alone goes."""
+    section = tree.get(table)
+    if kind is None or not isinstance(section, dict):
+        return
+    known = kinds_of_table(table)
+    old = str(section.get("kind", Config.model_fields[table].default.kind))
+    old_class, new_class = (known.get("own" if ":" in str(name) else str(name)) for name in (old, kind))
+    if old == kind or old_class is None or new_class is None:  # a wrong kind is told by the check of the whole
+        return
+    keep = shared_keys(old_class, new_class)
+    for key in [key for key in section if key in old_class.model_fields and key not in keep]:
+        notify(f"{table}.{key} = {json.dumps(section.pop(key), default=str)} is for {table}.kind {old}: dropped")
 
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:

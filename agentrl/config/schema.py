@@ -5,14 +5,17 @@ Every field carries its meaning, unit and range here; `python -m agentrl.train -
 
 import datetime
 import os
-import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WrapValidator, field_validator, model_validator
+from pydantic import Field, WrapValidator, field_validator, model_validator
+
+from agentrl.config.section import OWN_NAME, Section, union_of_kinds
+from agentrl.learner.gates import DggConfig, GateConfig
+from agentrl.learner.losses import ClipConfig, LossConfig
 
 _TINY_LR = 1e-3
-_OWN_NAME = re.compile(r"[\w.]+:[\w.]+")
+_LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def _with_iso_dates(value: Any) -> Any:
@@ -24,17 +27,11 @@ def _with_iso_dates(value: Any) -> Any:
 
 
 def _own_or(value: Any, handler: Callable[[Any], Any]) -> Any:
-    return value if isinstance(value, str) and _OWN_NAME.fullmatch(value) else handler(value)
+    return value if isinstance(value, str) and OWN_NAME.fullmatch(value) else handler(value)
 
 
 OR_OWN = WrapValidator(_own_or)
 """Beside the names of a Literal: `module:Class` or `module:function` of one's own."""
-
-
-class Section(BaseModel):
-    """A table of the TOML file; field docstrings become the help text."""
-
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_default=True)
 
 
 class EnvConfig(Section):
@@ -100,7 +97,7 @@ class ModelConfig(Section):
     """Recompute activations in backward: less memory, about a third more compute."""
     lora_rank: int = Field(0, ge=0)
     """Train adapters of this rank and freeze the rest (package peft); 0 trains all weights."""
-    lora_targets: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    lora_targets: list[str] = Field(default_factory=lambda: list(_LINEAR_LAYERS))
     """Names of the layers that get adapters; `lm_head` is possible."""
 
 
@@ -203,93 +200,6 @@ class AdvantageConfig(Section):
     """Leave groups of equal rewards out of the batch, its denominator included; else they only count there."""
 
 
-class LossConfig(Section):
-    """Per-token policy loss."""
-
-    kind: Annotated[Literal["clip", "dual_clip", "gspo", "cispo", "decoupled", "m2po", "dppo"], OR_OWN] = "clip"
-    """Which loss (see agentrl/learner/losses.py), or `module:function` of one's own: f(logprobs, old, behaviour,
-    advantages, row_index, **loss.options) -> a loss per token."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of a loss of one's own."""
-    clip_low: float = Field(0.2, gt=0)
-    """Ratio clip below 1; dppo: how far a token's probability may fall before it is left out."""
-    clip_high: float = Field(0.2, gt=0)
-    """Ratio clip above 1 (0.28 is DAPO's clip-higher); dppo: how far a probability may rise."""
-    dual_clip: float = Field(3.0, gt=1)
-    """dual_clip: bound on the ratio where the advantage is negative."""
-    m2_threshold: float = Field(0.04, gt=0)
-    """m2po: largest mean squared log-ratio of the tokens kept."""
-    sequence_mask: Literal["off", "max", "mean"] = "off"
-    """Trust-region masking: leaves out whole rows in which one token (`max`) or the mean token drifted too far from the
-    policy that sampled them; goes with every loss."""
-    sequence_limit: float = Field(0.05, gt=0)
-    """sequence_mask: largest KL estimate of a kept row, of its worst token (log-ratio squared / 2) or mean (k3)."""
-    normalization: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    """`token_mean`: over all trained tokens; `sequence_mean`: mean of per-row means; `constant`: Dr.GRPO, sum over
-    rows divided by the number of rows times `rollout.max_context_tokens`."""
-    kl_coef: float = Field(0.0, ge=0)
-    """Weight of the KL to the reference policy (the model at the start)."""
-    kl_kind: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that KL."""
-    kl_in: Literal["loss", "reward"] = "loss"
-    """Whether that KL is added to the loss of every token or taken from the reward of its trajectory."""
-    tis_cap: float | None = Field(None, ge=0)
-    """Truncated importance sampling: cap on the engine-mismatch weight; 0 is off; None: 2 with vLLM, else off."""
-    tis_kind: Literal["truncate", "mask"] = "truncate"
-    """What happens beyond the cap: the weight is cut there, or the token is left out (also below 1 / cap)."""
-
-
-class KlRateConfig(Section):
-    """The rate controller of `gate.kind = "kl_rate"`."""
-
-    target: float = Field(0.01, gt=0)
-    """Mean k3 KL per token that the last gradient of a batch should not exceed."""
-    most: float = Field(1.0, gt=0)
-    """Largest factor on the scheduled rate; 1 never exceeds the given rate."""
-
-
-class GateConfig(Section):
-    """Decides after each backward whether the gradient is applied and whether the batch is used again."""
-
-    kind: Annotated[
-        Literal[
-            "dgg", "none", "fixed", "random", "kl", "ess", "clip_fraction", "m2", "total_norm_z", "zclip",
-            "kl_rate", "ess_rate", "norm_skip",
-        ],
-        OR_OWN,
-    ] = "dgg"  # fmt: skip
-    """Which gate (see agentrl/learner/gates.py), or `module:Class` of one's own, made with `gate.options`."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """Keyword arguments of a gate of one's own."""
-    tau: float = 0.1
-    """dgg, total_norm_z: Z-score above which a step is discarded."""
-    window: int = Field(20, ge=2)
-    """dgg, total_norm_z: number W of past increments in the statistics."""
-    epsilon: float = Field(1e-8, ge=0)
-    """dgg, total_norm_z: added to the standard deviation."""
-    ddof: Literal[0, 1] = 1
-    """dgg, total_norm_z: 1 sample, 0 population standard deviation."""
-    predecessor: Literal["observed", "accepted"] = "observed"
-    """Which energy precedes an increment after a discard: the last computed one or the last applied one."""
-    window_scope: Literal["all", "reuse", "per_k"] = "all"
-    """What enters the window: all increments, none at k = 1, or those of the same k only (a window for every k)."""
-    until_full: Literal["reuse", "single"] = "reuse"
-    """Before the window is full: reuse freely (the paper) or use every batch once."""
-    energy: Literal["head", "tied"] = "head"
-    """With tied embeddings: energy of the head's own gradient or of the whole tied gradient."""
-    action: Literal["discard_stop", "apply_stop", "discard_continue"] = "discard_stop"
-    """What a surge triggers; the latter two are ablations."""
-    threshold: float | None = None
-    """kl, ess, clip_fraction, m2, zclip, kl_rate, norm_skip: the limit; None uses the method's own (norm_skip has
-    none)."""
-    stop_prob: float = Field(0.2, ge=0, le=1)
-    """random: probability of stopping at each reuse step."""
-    k: int = Field(1, ge=1)
-    """fixed: uses of each batch."""
-    kl_rate: KlRateConfig = KlRateConfig()
-    """kl_rate: the controller of the learning rate; reuse stops at `threshold`, or at its target."""
-
-
 class LearnerConfig(Section):
     """Optimizer and reuse."""
 
@@ -342,7 +252,7 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """What a run writes."""
 
-    trackers: list[Literal["tensorboard", "wandb"]] = ["tensorboard"]
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=["tensorboard"])
     """Where curves go beside metrics.jsonl."""
     trajectories_every: int = Field(1, ge=0)
     """Rollout batches between stored trajectory files; 0 stores none."""
@@ -350,6 +260,14 @@ class TrackingConfig(Section):
     """Rollout batches between measurements of the relative weight change per group of layers; 0: never."""
     head_bound: bool = False
     """Log c_max of Theorem 2 at every gradient (costs about a tenth of the head's backward pass)."""
+
+
+if TYPE_CHECKING:  # one of many classes, told apart by `kind`
+    AnyLossConfig = LossConfig
+    AnyGateConfig = GateConfig
+else:
+    AnyLossConfig = union_of_kinds(LossConfig, default="clip")
+    AnyGateConfig = union_of_kinds(GateConfig, default="dgg")
 
 
 class Config(Section):
@@ -367,9 +285,9 @@ class Config(Section):
     """The loop."""
     advantage: AdvantageConfig = AdvantageConfig()
     """Credit."""
-    loss: LossConfig = LossConfig()
+    loss: AnyLossConfig = ClipConfig()
     """Objective."""
-    gate: GateConfig = GateConfig()
+    gate: AnyGateConfig = DggConfig()
     """Reuse gate."""
     learner: LearnerConfig = LearnerConfig()
     """Optimizer."""

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from agentrl.config.schema import Config
+from agentrl.rollout.engines.factory import holds_own_weights
 
 BYTES = {"float32": 4, "mixed": 4, "bfloat16": 2, "float64": 8}
 _PRODUCT_BYTES = {**BYTES, "mixed": 2}
@@ -181,7 +182,7 @@ def engine_memory(shape: Shape, config: Config, *, processes: int = 1, device_by
     cache = rows * limits.max_context_tokens * token
     formula = f"2 n K d s x rows x length = {token:,} B x {rows} x {limits.max_context_tokens:,}, at most"
     weights = Item("engine's weights", shape.parameters * size, f"P s = {shape.parameters:,} x {size}")
-    if limits.engine == "vllm":
+    if holds_own_weights(limits):
         share = limits.engine_options.get("gpu_memory_utilization", 0.4)
         room = max(0.0, share * device_bytes - weights.value)
         enough = "enough for all full rows" if room >= cache else f"full rows want {cache / 2**30:,.1f} GiB"
@@ -211,7 +212,7 @@ def checkpoint_memory(shape: Shape, config: Config) -> Item:
 
 
 def _engine_size(config: Config) -> int:
-    alone = config.rollout.engine == "vllm"  # the embedded engine keeps keys and values in the type of the weights
+    alone = holds_own_weights(config.rollout)  # the embedded engine keeps keys and values in the type of the weights
     own = (_PRODUCT_BYTES if alone else BYTES)[config.model.dtype]
     return BYTES.get(config.rollout.engine_options.get("dtype", ""), own)
 

@@ -21,6 +21,7 @@ from agentrl.dry_run.estimate import (
 )
 from agentrl.model.head import default_chunk
 from agentrl.model.pretrained import read_config
+from agentrl.rollout.engines.factory import holds_own_weights
 
 _TINY_VOCABULARY = 1024
 """Assumed words of a tokenizer that is built only from demonstrations."""
@@ -72,13 +73,8 @@ def _on_gpu(shape: Shape) -> bool:
     return torch.cuda.is_available() or shape.parameters > _LARGEST_FOR_CPU
 
 
-def _most_updates(config: Config) -> int:
-    most = config.learner.max_reuse
-    return min(most, config.gate.k) if config.gate.kind == "fixed" else most
-
-
 def _batch_rows(config: Config) -> list[Row]:
-    train, rollout, reuse = config.train, config.rollout, _most_updates(config)
+    train, rollout, reuse = config.train, config.rollout, config.gate.most_uses(config.learner.max_reuse)
     episodes = train.groups_per_step * train.group_size
     rows = episodes * (rollout.max_turns if rollout.context == "window" else 1)
     generated = episodes * min(rollout.max_turns * rollout.max_new_tokens, rollout.max_context_tokens)
@@ -104,7 +100,7 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     learner = learner_memory(shape, config, tokens=tokens, chunk=chunk, processes=processes)
     engine = engine_memory(shape, config, processes=processes)
     rows = [(item.name, format_bytes(item.value), item.formula) for item in [*learner, *engine]]
-    if config.rollout.engine == "vllm":
+    if holds_own_weights(config.rollout):
         resident = [item for item in learner if item.name in ("weights", "optimizer", "reference policy")]
         phases = [
             ("memory of an update", learner, "the engine sleeps, its weights on the host"),
@@ -126,7 +122,7 @@ def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     device = CPU
     if _on_gpu(shape):
         device = GPU if config.model.dtype in ("mixed", "bfloat16") else GPU_FP32
-    updates = _most_updates(config)
+    updates = config.gate.most_uses(config.learner.max_reuse)
     items = batch_seconds(shape, config, updates=updates, device=device, processes=processes)
     total = sum(item.value for item in items)
     rows = [(item.name, f"{item.value / total:.0%}", item.formula) for item in items]

@@ -15,7 +15,7 @@ import gymnasium
 from agentrl.common.plugins import explain
 from agentrl.common.streams import outliving_readers, print_anything
 from agentrl.environment.contract import reset_env, step_env
-from agentrl.environment.spec import EnvSpec, count_tasks
+from agentrl.environment.spec import EnvironmentSpec, count_tasks
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.runs.interruption import SIGNALS
 from agentrl.types import Task
@@ -30,7 +30,7 @@ KINDS = {"error": InfrastructureError, "fatal": RunError, "settings": UserError,
 
 
 @dataclass(frozen=True)
-class Offer:
+class Capabilities:
     """What an environment says about itself before it is played."""
 
     num_tasks: int | None
@@ -39,7 +39,7 @@ class Offer:
     """Whether there is somebody to imitate."""
 
 
-def work(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
+def work(spec: EnvironmentSpec, pipe: Connection, path: list[str]) -> None:
     """Body of a worker process."""
     for number in SIGNALS:  # a terminal and a scheduler reach all processes; the run's own decides, and ends this one
         if number != signal.SIGTERM:
@@ -51,7 +51,7 @@ def work(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
         serve(spec, pipe, path)
 
 
-def serve(spec: EnvSpec, pipe: Connection, path: list[str]) -> None:
+def serve(spec: EnvironmentSpec, pipe: Connection, path: list[str]) -> None:
     """Answer (number, method, argument) until the pipe closes."""
     sys.path[:] = path
     made: dict[int, gymnasium.Env[str, str]] = {}
@@ -90,9 +90,9 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def look(spec: EnvSpec) -> Offer:
+def look(spec: EnvironmentSpec) -> Capabilities:
     """What the environment of a spec offers."""
-    return Offer(count_tasks(spec), spec.offers_expert())
+    return Capabilities(count_tasks(spec), spec.offers_expert())
 
 
 def close(env: gymnasium.Env[str, str] | None) -> None:

@@ -20,10 +20,10 @@ import gymnasium
 from agentrl.common.event_loops import run_coroutine
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
-from agentrl.environment.calls import KINDS, NoRoom, Offer, close, guard, look, reset, work
+from agentrl.environment.calls import KINDS, Capabilities, NoRoom, close, guard, look, reset, work
 from agentrl.environment.capacity import Room
 from agentrl.environment.contract import StepResult, step_env
-from agentrl.environment.spec import EnvSpec, default_workers
+from agentrl.environment.spec import EnvironmentSpec, default_workers
 from agentrl.errors import InfrastructureError
 from agentrl.types import Task
 
@@ -47,7 +47,7 @@ class NeighbourLost(InfrastructureError):
     """The worker process of an episode was lost to another episode, or between two steps."""
 
 
-class Handle(Protocol):
+class EnvironmentHandle(Protocol):
     """One environment, playing one episode at a time."""
 
     async def reset(self, task: Task) -> tuple[str, dict[str, Any]]:
@@ -72,22 +72,22 @@ class EnvPool:
         step_timeout_s: patience for one reset or step in a worker.
     """
 
-    def __init__(self, spec: EnvSpec, *, num_workers: int = 0, step_timeout_s: float = 60.0) -> None:
+    def __init__(self, spec: EnvironmentSpec, *, num_workers: int = 0, step_timeout_s: float = 60.0) -> None:
         self.spec, self.step_timeout_s = spec, step_timeout_s
         self.room = Room(spec.id)
-        self._idle: list[Handle] = []
+        self._idle: list[EnvironmentHandle] = []
         self._workers = [_Worker(spec, step_timeout_s) for _ in range(num_workers)]
         self._next = 0
-        self._offer: Offer | None = None
+        self._offer: Capabilities | None = None
         self._threads = ThreadPoolExecutor(_MAX_WAITING_STEPS, thread_name_prefix="env")
 
     @classmethod
-    def of(cls, spec: EnvSpec, config: RolloutConfig) -> "EnvPool":
+    def of(cls, spec: EnvironmentSpec, config: RolloutConfig) -> "EnvPool":
         """As many workers, and as much patience, as a config says."""
         workers = default_workers(spec.id) if config.env_workers is None else config.env_workers
         return cls(spec, num_workers=workers, step_timeout_s=config.step_timeout_s)
 
-    def offer(self) -> Offer:
+    def capabilities(self) -> Capabilities:
         """What the environment offers, asked once and where it is played: one that hangs or exits does so there.
 
         Raises:
@@ -98,7 +98,7 @@ class EnvPool:
             self._offer = run_coroutine(self._ask_offer())
         return self._offer
 
-    async def _ask_offer(self) -> Offer:
+    async def _ask_offer(self) -> Capabilities:
         self.room.open()
         tries = 0
         while True:
@@ -110,7 +110,7 @@ class EnvPool:
                 if not await self.room.refuse(tries):
                     raise
 
-    def acquire(self, *, alone: bool = False) -> Handle:
+    def acquire(self, *, alone: bool = False) -> EnvironmentHandle:
         """An environment for one episode; `alone`: in a worker process that no other episode shares."""
         if alone:
             return _Remote(_Worker(self.spec, self.step_timeout_s), 0, alone=True)
@@ -122,7 +122,7 @@ class EnvPool:
         self._next += 1
         return _Remote(worker, self._next)
 
-    async def release(self, handle: Handle, *, broken: bool = False) -> None:
+    async def release(self, handle: EnvironmentHandle, *, broken: bool = False) -> None:
         """Take an environment back; a broken one is dropped, and one whose place others may need gives that up."""
         if isinstance(handle, _Remote) and handle.alone:
             handle.worker.kill()
@@ -212,7 +212,7 @@ class _Remote:
 class _Worker:
     """One process that runs many environments, one call at a time."""
 
-    def __init__(self, spec: EnvSpec, timeout_s: float) -> None:
+    def __init__(self, spec: EnvironmentSpec, timeout_s: float) -> None:
         self.spec, self.timeout_s = spec, timeout_s
         self._process: Any = None
         self._first_bytes = 0
@@ -273,11 +273,11 @@ class _Worker:
             return result
         raise KINDS[kind](result)
 
-    async def ask_offer(self) -> Offer:
+    async def ask_offer(self) -> Capabilities:
         """What an environment offers; failures are said and it is asked again."""
         for attempt in range(1, _FIRST_LOOKS + 1):
             try:
-                offer: Offer = await self.call(0, "first look", None)
+                offer: Capabilities = await self.call(0, "first look", None)
                 return offer
             except NoRoom:
                 raise

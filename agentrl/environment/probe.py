@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.environment.contract import KNOWN_INFO, describe, reset_env, step_env
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.errors import InfrastructureError
 
 _REPEATED = [key for key in KNOWN_INFO if key != "metadata"]
@@ -46,7 +46,7 @@ class Prober:
         timeout_s: patience for one reset or step.
     """
 
-    def __init__(self, spec: EnvSpec, *, max_steps: int, timeout_s: float) -> None:
+    def __init__(self, spec: EnvironmentSpec, *, max_steps: int, timeout_s: float) -> None:
         self.spec, self.max_steps, self.timeout_s = spec, max_steps, timeout_s
         self.env = spec.make()
         self.reset_s: list[float] = []

@@ -24,7 +24,7 @@ from agentrl.errors import UserError
 
 
 @dataclass(frozen=True)
-class EnvSpec:
+class EnvironmentSpec:
     """All it takes to make an environment, in any process."""
 
     id: str
@@ -96,7 +96,21 @@ class EnvSpec:
             env.close()
 
 
-def count_tasks(spec: EnvSpec) -> int | None:
+def environment_spec(config: Config, split: str = "train", *, expert: bool = False) -> EnvironmentSpec:
+    """The environment of an experiment.
+
+    Args:
+        config: the experiment.
+        split: `train` or `eval`: which of its splits.
+        expert: whether the expert is asked for.
+    """
+    env = config.env
+    return EnvironmentSpec(
+        env.id, env.split if split == "train" else env.eval_split, env.options, env.format, expert=expert
+    )
+
+
+def count_tasks(spec: EnvironmentSpec) -> int | None:
     """Number of enumerable tasks of a spec's split; None where the environment has no `num_tasks`."""
     env = spec.make()
     num_tasks = getattr(env.unwrapped, "num_tasks", None)

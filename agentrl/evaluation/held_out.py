@@ -1,12 +1,16 @@
 """Held-out tasks: which they are, and how they are played."""
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import replace
 
-from agentrl.config.schema import Config
-from agentrl.evaluation.rates import Evaluation
+from agentrl.config.schema import Config, RolloutConfig
+from agentrl.console import Display
+from agentrl.evaluation.rates import Evaluation, format_rate
+from agentrl.model.processes import Processes
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.tasks import evaluation_tasks, split_indices
+from agentrl.runs.interruption import Interruption
+from agentrl.runs.writer import RunWriter
 from agentrl.types import Task, Trajectory
 
 EVAL_SEED = 2**31
@@ -28,10 +32,43 @@ def evaluate(
         if on_episode:
             on_episode(trajectory)
 
-    rollout.play(tasks, group_size=samples, on_episode=note)
+    seconds = rollout.play(tasks, group_size=samples, on_episode=note).seconds
     played.sort(key=lambda t: (t.task.position, t.member))
-    temperature = rollout.config.temperature if rollout.engine is not None else None
-    return Evaluation(played, tasks[0].split, temperature, samples)
+    temperature = None if rollout.is_scripted else rollout.config.temperature
+    return Evaluation(played, tasks[0].split, temperature, samples, seconds[0])
+
+
+class HeldOut:
+    """The evaluations of a run: the same tasks every time, shared by all processes.
+
+    Args:
+        rollout: with the evaluation's sampling.
+        tasks: of all processes.
+        run: what they are logged to.
+        processes: who plays.
+        interruption: a signal abandons an evaluation.
+        display: shows its progress.
+    """
+
+    def __init__(
+        self, rollout: Rollout, tasks: list[Task], *, run: RunWriter, processes: Processes,
+        interruption: Interruption, display: Display,
+    ) -> None:  # fmt: skip
+        self.rollout, self.tasks, self.run, self.processes = rollout, tasks, run, processes
+        self.interruption, self.display = interruption, display
+
+    def evaluate(self, step: int) -> None:
+        """Play the held-out tasks and log their success after `step` rollout batches."""
+        samples = self.run.config.eval.samples or 1
+        tasks = self.processes.share(self.tasks)
+        with self.display.bar("evaluation", total=len(tasks) * samples) as bar, self.interruption.at_once():
+            result = evaluate(self.rollout, tasks, samples=samples, on_episode=lambda _: bar.advance())
+        played = [trajectory for each in self.processes.gather(result.trajectories) for trajectory in each]
+        if self.processes.is_first:
+            result = replace(result, trajectories=sorted(played, key=lambda t: (t.task.position, t.member)))
+            metrics = {**result.metrics(), "time/eval_s": result.seconds}
+            self.run.log_evaluation(step, metrics, result.trajectories)
+            self.display.line(f"evaluation after {step} batches: success {format_rate(result.total)}", force=True)
 
 
 def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int | None) -> list[Task]:
@@ -43,6 +80,6 @@ def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int
     return evaluation_tasks(config.env.id, config.env.eval_split, indices=indices, count=config.eval.tasks)
 
 
-def eval_rollout_config(config: Config) -> Any:
+def eval_rollout_config(config: Config) -> RolloutConfig:
     """The rollout config with the evaluation's temperature."""
     return config.rollout.model_copy(update={"temperature": config.eval.temperature})

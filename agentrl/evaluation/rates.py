@@ -45,6 +45,8 @@ class Evaluation:
     """Sampling temperature; None for scripted policies."""
     samples: int = 1
     """Episodes per task."""
+    seconds: float = 0.0
+    """Wall time of this process."""
 
     @property
     def total(self) -> Rate:

@@ -42,13 +42,13 @@ def rloo(rewards: Floats) -> Floats:
     return dr_grpo(rewards) * (len(rewards) / (len(rewards) - 1))
 
 
-def reinforce_pp(groups: list[Floats], *, elsewhere: Sequence[Floats] = (), ddof: int = 1) -> list[Floats]:
-    """Group mean subtracted, then divided by the deviation over the whole batch, `elsewhere` included.
+def reinforce_pp(groups: list[Floats], *, other_ranks: Sequence[Floats] = (), ddof: int = 1) -> list[Floats]:
+    """Group mean subtracted, then divided by the deviation over the whole batch, `other_ranks` included.
 
     Source: REINFORCE++ with group baseline (arXiv 2501.03262), equation 10.
     """
     centered = [dr_grpo(rewards) for rewards in groups]
-    everything = np.concatenate([*centered, *(dr_grpo(rewards) for rewards in elsewhere)])
+    everything = np.concatenate([*centered, *(dr_grpo(rewards) for rewards in other_ranks)])
     if not everything.any():
         return centered
     return [values / (everything.std(ddof=ddof) + _EPSILON) for values in centered]
@@ -97,7 +97,7 @@ def advantages(
     config: AdvantageConfig,
     *,
     penalties: Sequence[Floats] | None = None,
-    elsewhere: Sequence[Floats] = (),
+    other_ranks: Sequence[Floats] = (),
 ) -> list[list[Floats]]:
     """One advantage a turn: for every group, for every trajectory, an array [T].
 
@@ -108,12 +108,12 @@ def advantages(
         groups: what was played.
         config: which estimator.
         penalties: taken from the rewards before anything else, [G] a group (a KL to the reference).
-        elsewhere: rewards, less penalties, of the groups that other processes played; for estimators that look at the
+        other_ranks: rewards, less penalties, of the groups that other processes played; for estimators that look at the
             whole batch.
     """
     rewards = penalized_rewards(groups, penalties)
     if config.estimator == "reinforce_pp":
-        values = reinforce_pp(rewards, elsewhere=elsewhere, ddof=config.ddof)
+        values = reinforce_pp(rewards, other_ranks=other_ranks, ddof=config.ddof)
     elif config.estimator == "rloo":
         values = [rloo(r) for r in rewards]
     elif config.estimator == "dr_grpo":

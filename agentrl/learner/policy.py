@@ -91,12 +91,6 @@ class Policy:
             sink=self.head if torch.is_grad_enabled() else None,
         )[0]
 
-    @torch.no_grad()
-    def frozen_logprobs(self, part: MicroBatch) -> torch.Tensor:
-        """Log-probs [N] without a graph, of a reference policy."""
-        with self.working():
-            return self.logprobs(part)
-
     def reduce(self) -> tuple[float, dict[str, float]]:
         """Sum the gradient over all processes; its head energy and its norm per group of parameters, before clipping.
 

@@ -14,7 +14,7 @@ from agentrl.types import Metrics
 Weights = dict[str, torch.Tensor]
 
 
-class DivergenceMonitor:
+class WeightMonitor:
     """Keeps the weights of the last measurement and of the start: two copies of the model on the first process's CPU.
 
     Adapters count as part of the matrices they change; a tied matrix is both `embedding` and `lm_head`.
@@ -43,13 +43,13 @@ class DivergenceMonitor:
             change["lm_head"] = change["embedding"]
         return {f"weight_change/{group}": value for group, value in change.items()}
 
-    def tensors(self) -> Weights:
-        """The weights of the last measurement, by name, for a checkpoint."""
-        return dict(self.previous)
+    def tensors(self, step: int) -> Weights:
+        """The weights of the last measurement, by name, for a checkpoint; nothing where that was just now."""
+        return dict(self.previous) if self.every and step % self.every else {}
 
     def load_tensors(self, tensors: Weights) -> None:
         """Restore what `tensors` gave."""
-        if self.processes.is_first:
+        if tensors and self.processes.is_first:
             self.previous = {name: tensors[name] for name in self.previous}
 
     def _copy(self, module: Any) -> Weights:

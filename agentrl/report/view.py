@@ -16,7 +16,7 @@ from agentrl.types import Metrics
 
 UNFINISHED = "\ufffd"
 """Stands for a token that is only a part of a character: every token can be seen and asked for its log-prob."""
-_IN_POLICY = {"gate.kind", "gate.tau", "gate.k", "gate.stop_prob", "gate.kl_rate.target", "learner.max_reuse"}
+_IN_POLICY = {"gate.kind", "gate.tau", "gate.k", "gate.stop_prob", "gate.target", "learner.max_reuse"}
 """Config keys that `name_policy` puts into words."""
 
 _RATE_GATES = ("kl_rate", "ess_rate")
@@ -110,11 +110,15 @@ def name_policy(config: dict[str, Any]) -> str:
         "ess_rate": "rate by effective sample size",
         "norm_skip": "norm skip",
     }
-    details = {"dgg": f", tau {gate['tau']:g}", "total_norm_z": f", tau {gate['tau']:g}"}
-    details["random"] = f", p = {gate['stop_prob']:g}"
-    if gate["kind"] == "kl_rate":
-        details["kl_rate"] = f", target {gate['kl_rate']['target']:g}"
-    return f"{names.get(gate['kind'], gate['kind'] + ' stop')}{details.get(gate['kind'], '')}, K = {uses}"
+    shown = {
+        "dgg": ("tau", "tau"),
+        "total_norm_z": ("tau", "tau"),
+        "random": ("stop_prob", "p ="),
+        "kl_rate": ("target",) * 2,
+    }
+    key, word = shown.get(gate["kind"], ("", ""))
+    detail = f", {word} {gate[key]:g}" if key in gate else ""
+    return f"{names.get(gate['kind'], gate['kind'] + ' stop')}{detail}, K = {uses}"
 
 
 def rate_factors(run: RunView) -> tuple[list[float], list[float]]:

@@ -15,7 +15,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from agentrl.config.schema import RolloutConfig
 from agentrl.errors import UserError
+from agentrl.model.load import stop_token_ids
 
 _DATE = datetime(2024, 7, 26)
 """The day that templates are told: prompts of a task are the same whenever it is played. (Llama 3.1's own default.)"""
@@ -279,3 +281,8 @@ def window_prompt(observation: str, past: list[PastTurn], *, task: str, num_turn
         f"{task}\n\nYou have taken {num_turns} step(s). The last {len(past)} observations and actions:\n{history}\n"
         f"You are now at step {num_turns + 1} and your current observation is: {observation}"
     )
+
+
+def chat_for(tokenizer: Any, module: Any, config: RolloutConfig) -> Chat:
+    """The chat of a model in the context of an experiment."""
+    return Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.context == "conversation")

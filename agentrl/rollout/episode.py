@@ -1,6 +1,5 @@
 """One episode between two awaits: rows that grow token by token, turns, and how it ended."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,11 +7,8 @@ import numpy as np
 
 from agentrl.config.schema import RolloutConfig
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
-from agentrl.rollout.engines.base import Completion
+from agentrl.rollout.scripted import Player
 from agentrl.types import Row, Status, Task, Trajectory, Turn
-
-Complete = Callable[..., Awaitable[Completion]]
-"""`Rollout.complete`."""
 
 
 @dataclass
@@ -58,16 +54,15 @@ class EpisodeInPlay:
         observation: str,
         info: dict[str, Any],
         *,
-        complete: Complete,
+        player: Player,
         config: RolloutConfig,
         chat: Chat,
         seed: int,
         system: str | None,
-        version: int,
     ) -> None:
         self.task, self.member = task, member
-        self.complete, self.config, self.chat = complete, config, chat
-        self.seed, self.version = seed, version
+        self.player, self.config, self.chat = player, config, chat
+        self.seed, self.version = seed, player.version
         self.session = f"{task.position}/{member}"
         self.system = system if system is not None else info.get("system")
         self.tools = info.get("tools")
@@ -90,20 +85,20 @@ class EpisodeInPlay:
             if not any(self.rows[-1].trained):
                 self.rows.pop()
             return None
-        completion = await self.complete(
+        answer = await self.player.answer(
             row.ids,
             self.info,
             key=(self.seed, self.task.position, self.member, len(self.turns)),
             session=self.session if self.config.context != "window" else None,
         )
-        start = len(row.ids)
+        completion, start = answer.completion, len(row.ids)
         row.append(completion.ids, completion.logprobs)
         text = self.chat.decode_answer(completion.ids)
         anchor = self.info.get("anchor")
         self.turns.append(
             Turn(
                 len(self.rows) - 1, start, len(row.ids), text, "", 0.0,
-                anchor=anchor, finish=completion.finish, imitate=completion.imitate,
+                anchor=anchor, finish=completion.finish, imitate=answer.imitate,
             )
         )  # fmt: skip
         return text

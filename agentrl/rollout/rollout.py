@@ -6,19 +6,18 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import numpy as np
-
 from agentrl.common.event_loops import run_coroutine
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
 from agentrl.environment.calls import NoRoom
-from agentrl.environment.pool import EnvPool, Handle, NeighbourLost, WorkerLost
+from agentrl.environment.pool import EnvironmentHandle, EnvPool, NeighbourLost, WorkerLost
 from agentrl.environment.reward import OwnReward
 from agentrl.errors import InfrastructureError, Unplayable
+from agentrl.rollout.batch import RolloutBatch
 from agentrl.rollout.chat import Chat
-from agentrl.rollout.engines.base import Completion, Engine, Sampling
+from agentrl.rollout.engines.base import Engine, Sampling
 from agentrl.rollout.episode import EpisodeInPlay
-from agentrl.rollout.scripted import ScriptedPolicy
+from agentrl.rollout.scripted import EnginePlayer, Player, ScriptedPlayer, ScriptedPolicy
 from agentrl.types import Group, Status, Task, Trajectory
 
 MAX_RETRIES = 2
@@ -58,15 +57,15 @@ class Rollout:
         reward: str | None = None,
     ) -> None:
         assert (engine is None) != (policy is None), "either an engine or a scripted policy answers"
-        self.engine, self.chat, self.pool, self.config = engine, chat, pool, config
-        self.seed, self.system, self.policy = seed, system, policy
+        self.chat, self.pool, self.config, self.seed, self.system = chat, pool, config, seed, system
+        self.is_scripted = policy is not None
+        self.player: Player
+        if policy is not None:
+            self.player = ScriptedPlayer(policy, chat, stop=config.stop)
+        elif engine is not None:
+            sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), chat.stop_ids)
+            self.player = EnginePlayer(engine, sampling)
         self.reward = None if reward is None else OwnReward(reward)
-        self.seconds = (0.0, 0.0)
-        """Wall and CPU seconds of the last `play`."""
-        self.failures: list[Trajectory] = []
-        """Episodes of the last `play` that no retry mended."""
-        self.num_left_out = 0
-        """Groups of the last `play` with too few whole episodes."""
         self._has_told = False
         self._longest_unasked = 0
         self._num_steps, self._num_lost = 0, 0
@@ -74,7 +73,7 @@ class Rollout:
 
     def play(
         self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
-    ) -> list[Group]:
+    ) -> RolloutBatch:
         """Play every task `group_size` times.
 
         Episodes that infrastructure failures spoiled are left out; so is a group with fewer than 2 left (unless only
@@ -85,29 +84,30 @@ class Rollout:
             RunError: a fatal failure (a dead retriever) struck.
         """
         started = time.perf_counter(), time.process_time()
+        before = self.player.counts()
         trajectories: list[list[Trajectory]] = []
         self._num_steps, self._num_lost = 0, 0
         self.pool.renew()
         try:
             run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
-        except BaseExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        if self.engine is not None:
-            self.engine.pause()
-        self.seconds = (time.perf_counter() - started[0], time.process_time() - started[1])
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        self.player.pause()
+        seconds = (time.perf_counter() - started[0], time.process_time() - started[1])
         groups = []
         for task, members in zip(tasks, trajectories, strict=True):
             whole = [t for t in members if t.status is not Status.FAILED]
             if len(whole) >= min(2, group_size):
                 groups.append(Group(task, whole))
-        self.failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
-        self.num_left_out = len(tasks) - len(groups)
+        failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
+        left_out = len(tasks) - len(groups)
         self._tell_unasked([t for members in trajectories for t in members])
         if not groups:
-            raise Unplayable(f"no group of this batch could be played: {self.failures[0].error}")
-        if self.num_left_out:
-            note(f"{self.num_left_out} of {len(tasks)} groups left out after failures: {self.failures[0].error}")
-        return groups
+            raise Unplayable(f"no group of this batch could be played: {failures[0].error}")
+        if left_out:
+            note(f"{left_out} of {len(tasks)} groups left out after failures: {failures[0].error}")
+        counts = {name: count - before.get(name, 0.0) for name, count in self.player.counts().items()}
+        return RolloutBatch(groups, failures, left_out, seconds, counts, self.player.version)
 
     async def _play_all(
         self,
@@ -206,15 +206,13 @@ class Rollout:
         if not self._num_steps and self._num_lost >= _HOPELESS:
             raise Unplayable(f"no group of this batch could be played: {error}")
 
-    async def _play_episode(self, task: Task, member: int, env: Handle, place: AsyncExitStack) -> Trajectory:
+    async def _play_episode(self, task: Task, member: int, env: EnvironmentHandle, place: AsyncExitStack) -> Trajectory:
         observation, info = await env.reset(task)
         episode = EpisodeInPlay(
             task, member, observation, info,
-            complete=self.complete, config=self.config, chat=self.chat, seed=self.seed, system=self.system,
-            version=self.engine.version if self.engine is not None else 0,
+            player=self.player, config=self.config, chat=self.chat, seed=self.seed, system=self.system,
         )  # fmt: skip
-        if self.engine is not None:
-            place.callback(self.engine.release, episode.session)
+        place.callback(self.player.release, episode.session)
         while episode.status is None:
             action = await episode.answer()
             if action is None:
@@ -226,20 +224,6 @@ class Rollout:
             self._num_steps += 1
             episode.observe(action, *result)
         return episode.finish()
-
-    async def complete(
-        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
-    ) -> Completion:
-        """One answer of the engine, or of the scripted policy as if an engine had sampled it."""
-        config = self.config
-        if self.engine is not None:
-            sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), self.chat.stop_ids)
-            return await self.engine.generate(ids, sampling, key=key, session=session)
-        assert self.policy is not None
-        text, imitate = self.policy(info, np.random.default_rng(key))
-        # A sampled answer is cut at a stop string, before any end of turn; a scripted one looks the same.
-        answer = self.chat.answer_ids(text, ends_turn=not text.endswith(tuple(config.stop)))
-        return Completion(answer, [0.0] * len(answer), "stop", imitate=imitate)
 
 
 def _report_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

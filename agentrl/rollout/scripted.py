@@ -1,14 +1,117 @@
-"""Scripted policies: chance and oracle for evaluation, demonstrations for the warm start."""
+"""Who answers in an episode: an engine, or a scripted policy (chance, oracle, demonstrations) in its place."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
 from agentrl.errors import UserError
+from agentrl.rollout.chat import Chat
+from agentrl.rollout.engines.base import Completion, Engine, Sampling
 
 ScriptedPolicy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool]]
 """(info of the last reset or step, random numbers) -> (answer, whether to imitate it)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One turn's tokens."""
+
+    completion: Completion
+    imitate: bool = True
+    """False for an exploratory action of a scripted policy."""
+
+
+class Player(Protocol):
+    """Answers prompts of episodes."""
+
+    @property
+    def version(self) -> int:
+        """Weight updates it has seen."""
+        ...
+
+    async def answer(
+        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+    ) -> Answer:
+        """The next turn of a row.
+
+        Args:
+            ids: the row so far.
+            info: of the last reset or step.
+            key: integers that alone determine the random numbers of this turn.
+            session: name of a growing row, until `release`.
+        """
+        ...
+
+    def release(self, session: str) -> None:
+        """The episode is over."""
+        ...
+
+    def pause(self) -> None:
+        """The batch is over."""
+        ...
+
+    def counts(self) -> dict[str, float]:
+        """`Engine.counts`."""
+        ...
+
+
+class EnginePlayer:
+    """Lets an engine sample.
+
+    Args:
+        engine: of this process.
+        sampling: limits, temperature, what ends a turn.
+    """
+
+    def __init__(self, engine: Engine, sampling: Sampling) -> None:
+        self.engine, self.sampling = engine, sampling
+        self.release, self.pause, self.counts = engine.release, engine.pause, engine.counts
+
+    @property
+    def version(self) -> int:
+        """The engine's."""
+        return self.engine.version
+
+    async def answer(
+        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+    ) -> Answer:
+        """One sampled turn."""
+        return Answer(await self.engine.generate(ids, self.sampling, key=key, session=session))
+
+
+class ScriptedPlayer:
+    """Lets a scripted policy answer as if an engine had sampled its words.
+
+    Args:
+        policy: what answers.
+        chat: turns its words into ids.
+        stop: strings that end a turn: a sampled answer is cut there, before any end of turn.
+    """
+
+    version = 0
+
+    def __init__(self, policy: ScriptedPolicy, chat: Chat, *, stop: Sequence[str]) -> None:
+        self.policy, self.chat, self.stop = policy, chat, tuple(stop)
+
+    async def answer(
+        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+    ) -> Answer:
+        """The policy's words."""
+        text, imitate = self.policy(info, np.random.default_rng(key))
+        said = self.chat.answer_ids(text, ends_turn=not text.endswith(self.stop))
+        return Answer(Completion(said, [0.0] * len(said), "stop"), imitate)
+
+    def release(self, session: str) -> None:
+        """Nothing is kept."""
+
+    def pause(self) -> None:
+        """Nothing is held."""
+
+    def counts(self) -> dict[str, float]:
+        """Nothing is counted."""
+        return {}
 
 
 def random_policy(info: dict[str, Any], random: np.random.Generator) -> tuple[str, bool]:

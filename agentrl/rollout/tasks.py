@@ -1,5 +1,8 @@
 """Which tasks are played next: a seeded stream for training, a fixed list for evaluation; the two never meet."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 
 from agentrl.types import Task
@@ -30,6 +33,16 @@ class TaskSampler:
         tasks = [self._task(position) for position in range(self.position, self.position + count)]
         self.position += count
         return tasks
+
+    @contextmanager
+    def given_back_on(self, *errors: type[BaseException]) -> Iterator[None]:
+        """Tasks taken meanwhile come again after one of these errors."""
+        position = self.position
+        try:
+            yield
+        except errors:
+            self.position = position
+            raise
 
     def state_dict(self) -> dict[str, int]:
         """Place in the stream."""

@@ -14,7 +14,9 @@ import os
 import re
 import shutil
 import warnings
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from agentrl.errors import CheckpointError
+from agentrl.config.schema import Config
+from agentrl.errors import CheckpointError, Unplayable
+from agentrl.learner.protocol import Learner
+from agentrl.model.processes import Processes
+from agentrl.rollout.tasks import TaskSampler
+from agentrl.runs.interruption import Interrupted
 
 _MANIFEST = "trainer/manifest.json"
 _NAME = re.compile(r"step-([0-9]{6,})")
@@ -30,7 +37,7 @@ _NAME = re.compile(r"step-([0-9]{6,})")
 
 @dataclass
 class TrainerState:
-    """All of a run but its weights."""
+    """All of a run."""
 
     step: int
     """Rollout batches done."""
@@ -40,32 +47,57 @@ class TrainerState:
     """`TaskSampler.state_dict()`."""
     config: dict[str, Any]
     """The resolved config the state belongs to."""
-    divergence: dict[str, torch.Tensor]
-    """Weights of the last divergence measurement where they are not those of the checkpoint itself."""
-    trained: list[str] = field(default_factory=list)
-    """Names of the trained parameters in the optimizer's order."""
-    adapter: dict[str, torch.Tensor] = field(default_factory=dict)
-    """Factors of a LoRA policy."""
 
 
-def save_checkpoint(
-    run: Path, state: TrainerState, *, module: Any, weights: dict[str, torch.Tensor], tokenizer: Any, keep: int
-) -> Path:
+class Checkpoints:
+    """Those of one run.
+
+    Args:
+        run: its folder.
+        config: the experiment.
+        shape: a module of the policy's architecture.
+        tokenizer: its tokenizer.
+        processes: of which the first writes; all must save together.
+    """
+
+    def __init__(self, run: Path, config: Config, shape: Any, tokenizer: Any, processes: Processes) -> None:
+        self.run, self.config, self.shape, self.tokenizer, self.processes = run, config, shape, tokenizer, processes
+
+    def save(self, learner: Learner, sampler: TaskSampler) -> None:
+        """Write what has been learned so far."""
+        weights = learner.state_dict()
+        state = TrainerState(learner.num_batches, weights, sampler.state_dict(), self.config.model_dump())
+        if self.processes.is_first:
+            keep = self.config.checkpoint.keep
+            save_checkpoint(self.run, state, shape=self.shape, tokenizer=self.tokenizer, keep=keep)
+
+    @contextmanager
+    def saving_at_the_end(self, learner: Learner, sampler: TaskSampler) -> Iterator[None]:
+        """Where a signal ends a run, or one that cannot go on, its last whole batch is saved unless it was."""
+        try:
+            yield
+        except (Interrupted, Unplayable) as end:
+            together = isinstance(end, Interrupted) or end.everywhere or self.processes.count == 1
+            if together and not checkpoint_folder(self.run, learner.num_batches).exists():
+                self.save(learner, sampler)
+            raise
+
+
+def save_checkpoint(run: Path, state: TrainerState, *, shape: Any, tokenizer: Any, keep: int) -> Path:
     """Write `run/checkpoints/step-NNNNNN` and delete all but the newest `keep`.
 
     Args:
         run: run folder.
-        state: everything but the weights.
-        module: the architecture.
-        weights: its plain weights (`weights.plain_weights`).
+        state: all that a resumed run needs.
+        shape: a module of the policy's architecture, for its config.
         tokenizer: its tokenizer.
         keep: checkpoints to keep.
     """
-    folder = run / "checkpoints" / f"step-{state.step:06d}"
+    folder = checkpoint_folder(run, state.step)
     draft = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        _write(draft, state, module, weights, tokenizer)
+        _write(draft, state, shape, tokenizer)
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
@@ -76,6 +108,11 @@ def save_checkpoint(
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return folder
+
+
+def checkpoint_folder(run: Path, step: int) -> Path:
+    """Where the checkpoint after `step` rollout batches lies."""
+    return run / "checkpoints" / f"step-{step:06d}"
 
 
 def save_model(folder: Path, module: Any, tokenizer: Any, *, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -134,24 +171,16 @@ def load_adapter(folder: Path, module: Any) -> None:
         parameter.data.copy_(factors[name])
 
 
-def load_trainer_state(folder: Path, names: list[str]) -> TrainerState:
-    """The state beside the weights of a checkpoint; `names` are the trained parameters in the optimizer's order."""
+def load_trainer_state(folder: Path) -> TrainerState:
+    """The state beside the weights of a checkpoint."""
     plain = json.loads((folder / "trainer" / "state.json").read_text(encoding="utf-8"))
-    tensors = load_file(folder / "trainer" / "optimizer.safetensors")
-    optimizer: dict[int, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
+    moments: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(folder / "trainer" / "optimizer.safetensors").items():
         name, _, kind = key.rpartition("/")
-        if name not in names:
-            raise CheckpointError(f"{folder}: the optimizer state names {name!r}, which this model does not train.")
-        optimizer.setdefault(names.index(name), {})[kind] = tensor
-    previous = folder / "trainer" / "divergence.safetensors"
-    return TrainerState(
-        step=plain["step"],
-        learner={**plain["learner"], "optimizer": optimizer},
-        sampler=plain["sampler"],
-        config=plain["config"],
-        divergence=load_file(previous) if previous.exists() else {},
-    )
+        moments.setdefault(name, {})[kind] = tensor
+    monitor = folder / "trainer" / "divergence.safetensors"
+    learner = {**plain["learner"], "optimizer": moments, "monitor": load_file(monitor) if monitor.exists() else {}}
+    return TrainerState(plain["step"], learner, plain["sampler"], plain["config"])
 
 
 def find_damage(folder: Path) -> str | None:
@@ -171,20 +200,20 @@ def find_damage(folder: Path) -> str | None:
     return None
 
 
-def _write(draft: Path, state: TrainerState, module: Any, weights: dict[str, torch.Tensor], tokenizer: Any) -> None:
-    save_model(draft, module, tokenizer, weights=weights)
-    (draft / "trainer").mkdir()
-    optimizer = {
-        f"{state.trained[index]}/{kind}": tensor.contiguous()
-        for index, kinds in state.learner["optimizer"].items()
-        for kind, tensor in kinds.items()
+def _write(draft: Path, state: TrainerState, shape: Any, tokenizer: Any) -> None:
+    learner = dict(state.learner)
+    save_model(draft, shape, tokenizer, weights=learner.pop("weights"))
+    moments = learner.pop("optimizer")
+    tables = {
+        "optimizer": {f"{name}/{kind}": tensor for name, kinds in moments.items() for kind, tensor in kinds.items()},
+        "divergence": learner.pop("monitor"),
+        "adapter": learner.pop("adapter"),
     }
-    save_file(optimizer, draft / "trainer" / "optimizer.safetensors")
-    if state.divergence:
-        save_file(state.divergence, draft / "trainer" / "divergence.safetensors")
-    if state.adapter:
-        save_file({n: t.contiguous() for n, t in state.adapter.items()}, draft / "trainer" / "adapter.safetensors")
-    learner = {key: value for key, value in state.learner.items() if key != "optimizer"}
+    (draft / "trainer").mkdir()
+    for name, tensors in tables.items():
+        if tensors or name == "optimizer":
+            file = draft / "trainer" / f"{name}.safetensors"
+            save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
     plain = {"step": state.step, "learner": learner, "sampler": state.sampler, "config": state.config}
     (draft / "trainer" / "state.json").write_text(json.dumps(plain))
     files = sorted(path for path in draft.rglob("*") if path.is_file())

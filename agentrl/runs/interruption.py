@@ -9,7 +9,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # workers of environments take the signals from here, and need no torch
+    from agentrl.model.processes import Processes
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """SIGHUP is left alone where it is ignored: `nohup`."""
@@ -44,6 +47,11 @@ class Interruption:
         self._number: int | None = None
         self._patient = False
         self._before: dict[int, Any] = {}
+
+    @classmethod
+    def of(cls, processes: "Processes") -> "Interruption":
+        """Where there are several processes, they stop together."""
+        return cls() if processes.count == 1 else cls(agree=lambda asked: any(processes.gather(asked)))
 
     def __enter__(self) -> "Interruption":
         self._before = {number: signal.signal(number, self._note) for number in _ours()}

@@ -9,7 +9,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.paths import user_path
 from agentrl.errors import UserError
+from agentrl.model.processes import Processes
 
 
 @contextmanager
@@ -94,6 +96,31 @@ def require_empty(folder: Path) -> None:
 def not_empty(folder: Path) -> UserError:
     """What is wrong with a folder that something lies in."""
     return UserError(f"{folder} is not empty. Give another --run-dir, or continue it with --resume {folder}.")
+
+
+@contextmanager
+def run_folder(
+    run_dir: Path | str | None, resume: Path | str | None, name: str, processes: Processes
+) -> Iterator[Path]:
+    """The folder of a run, the same for all processes; a new one goes again where nothing comes of it.
+
+    Args:
+        run_dir: where the user wants it.
+        resume: an earlier run to go on in.
+        name: for a folder of its own under `runs`.
+        processes: the first one makes it.
+    """
+    claimed = None
+    if processes.is_first and not resume:
+        if run_dir:
+            require_empty(user_path(str(run_dir)))
+        else:
+            claimed = claim_folder(name.split("/")[-1].replace(":", "-"))
+    given = resume or run_dir
+    folder = processes.from_first(user_path(str(given)) if given else claimed)
+    assert folder is not None, "the first process has claimed one"
+    with given_back_if_empty(claimed):
+        yield folder
 
 
 @contextmanager

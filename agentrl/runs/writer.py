@@ -8,28 +8,38 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from agentrl.config.schema import Config
+from agentrl.learner.protocol import Update
+from agentrl.rollout.batch import RolloutBatch
 from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.runs.folder import read_metrics
+from agentrl.runs.metrics import step_metrics
 from agentrl.runs.outputs import not_empty, require_empty, write_json
 from agentrl.runs.software import describe_software
 from agentrl.types import Group, Metrics, Trajectory
 
 
-class Run:
+def due(every: int, step: int) -> bool:
+    """Whether something that happens `every` steps happens after this one."""
+    return every > 0 and step % every == 0
+
+
+class RunWriter:
     """A run folder.
 
     `metrics.jsonl` holds one flat JSON object a line; times and rates are under keys that start with `time/`,
     everything else repeats bit by bit when a deterministic run is repeated or resumed.
     """
 
-    def __init__(self, folder: Path, config: Config, *, tokenizer: Any) -> None:
-        self.folder, self.config, self.tokenizer = folder, config, tokenizer
+    def __init__(self, folder: Path, config: Config, *, tokenizer: Any, writes: bool = True) -> None:
+        self.folder, self.config, self.tokenizer, self.writes = folder, config, tokenizer, writes
         self.costs: Metrics = {}
         """`cost/` sums of the last record."""
+        self.last_failed_share = 0.0
+        """Of the episodes of the last batch."""
         self._trackers: list[GeneralTracker] = []
 
     @classmethod
-    def create(cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str]) -> "Run":
+    def create(cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str]) -> "RunWriter":
         """A new run folder.
 
         Raises:
@@ -47,7 +57,7 @@ class Run:
         return run
 
     @classmethod
-    def reopen(cls, folder: Path, config: Config, *, tokenizer: Any, step: int) -> "Run":
+    def reopen(cls, folder: Path, config: Config, *, tokenizer: Any, step: int) -> "RunWriter":
         """An existing run folder, with everything logged after `step` rollout batches forgotten."""
         metrics = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step and not record.get("final")]
@@ -60,7 +70,26 @@ class Run:
                 path.unlink()
         run = cls(folder, config, tokenizer=tokenizer)
         run.costs = next((record for record in reversed(kept) if record["kind"] == "train"), {})
+        run.last_failed_share = run.costs.get("rollout/failed_share", 0.0)
         return run
+
+    def log_batch(self, step: int, batch: RolloutBatch, update: Update, further: Metrics) -> Metrics:
+        """Log a rollout batch of all processes and what was learned from it; the record."""
+        record = step_metrics(step, batch, update, costs=self.costs, config=self.config)
+        if self.writes:
+            self.log({**record, **further}, groups=batch.groups)
+        return record
+
+    def log_evaluation(self, step: int, metrics: Metrics, trajectories: Iterable[Trajectory]) -> None:
+        """Log an evaluation after `step` rollout batches, with its episodes."""
+        record = {"step": step, "kind": "eval", "final": step == self.config.train.steps, **metrics}
+        self.log(record, name=f"eval-{step:06d}", trajectories=trajectories)
+
+    def is_evaluated(self, step: int) -> bool:
+        """Whether the evaluation due after `step` batches is on record, or none is due but the one at the end."""
+        if step and (step >= self.config.train.steps or not due(self.config.eval.every, step)):
+            return True
+        return any(record["kind"] == "eval" and record["step"] == step for record in read_metrics(self.folder))
 
     def log(
         self,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from agentrl.rollout.engines.vllm import VllmEngine
-from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.vllm_servers import VllmServersEngine
 from agentrl.runs.checkpoint import save_model
 from tests.agentrl.engines import MODULE, TOKENIZER, Server, start_fleet, start_vllm
 
@@ -34,7 +34,7 @@ def vllm_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Serv
 
 
 @pytest.fixture(scope="session")
-def fleet_engine(vllm_servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FleetEngine]:
+def fleet_engine(vllm_servers: list[Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmServersEngine]:
     """A fleet of two servers."""
     engine = start_fleet(vllm_servers, tmp_path_factory.mktemp("weights"))
     yield engine

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.rollout.engines.vllm import VllmEngine
-from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.vllm_servers import VllmServersEngine
 from agentrl.rollout.engines.weight_sync import DiskSync
 from tests.agentrl.helpers import tiny_policy, toy_config
 
@@ -24,7 +24,7 @@ MODULE, TOKENIZER = tiny_policy(hidden_size=64)  # vLLM's attention on CPU wants
 
 def weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """What the learner sends to an engine."""
-    return Learner(module, toy_config(), pad_id=0).weights()
+    return TorchLearner(module, toy_config(), pad_id=0).weights()
 
 
 def start_vllm(module: Any = MODULE, **options: Any) -> VllmEngine:
@@ -78,8 +78,8 @@ class Server:
         self.kill(signal.SIGCONT)
 
 
-def start_fleet(servers: list[Server], folder: Path, *, patience_s: float = PATIENCE_S) -> FleetEngine:
+def start_fleet(servers: list[Server], folder: Path, *, patience_s: float = PATIENCE_S) -> VllmServersEngine:
     """A fleet engine on some servers, which may still be starting."""
     urls = [server.url for server in servers]
     sync = DiskSync(folder)
-    return FleetEngine(urls, sync=sync, max_context_tokens=MAX_CONTEXT_TOKENS, patience_s=patience_s)
+    return VllmServersEngine(urls, sync=sync, max_context_tokens=MAX_CONTEXT_TOKENS, patience_s=patience_s)

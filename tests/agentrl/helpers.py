@@ -6,7 +6,9 @@ import torch
 
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config, RolloutConfig, TinyModelConfig
-from agentrl.environment.pool import EnvPool, EnvSpec
+from agentrl.environment.pool import EnvironmentSpec, EnvPool
+from agentrl.learner.batch import MicroBatch
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.local import LocalEngine
@@ -28,6 +30,23 @@ def tiny_policy(
     with torch.no_grad():
         module.lm_head.weight.mul_(20)
     return module, tokenizer
+
+
+@torch.no_grad()
+def frozen_logprobs(learner: TorchLearner, part: MicroBatch) -> torch.Tensor:
+    """Log-probs of a micro-batch's trained tokens as they are now, [N]."""
+    with learner.policy.working():
+        return learner.policy.logprobs(part)
+
+
+def gate_config(**keys: Any) -> Any:
+    """The table `[gate]` with these keys."""
+    return build_config({"gate": keys}).gate
+
+
+def loss_config(**keys: Any) -> Any:
+    """The table `[loss]` with these keys."""
+    return build_config({"loss": keys}).loss
 
 
 def toy_config(**tables: dict[str, Any]) -> Config:
@@ -52,5 +71,5 @@ def toy_rollout(
         module, tokenizer, max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens
     )
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
-    pool = EnvPool(EnvSpec(TOY, "train", options), num_workers=workers, step_timeout_s=timeout_s)
+    pool = EnvPool(EnvironmentSpec(TOY, "train", options), num_workers=workers, step_timeout_s=timeout_s)
     return Rollout(engine, chat, pool, config, seed=0)

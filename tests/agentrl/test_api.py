@@ -14,16 +14,16 @@ import torch
 
 import agentrl
 from agentrl.config.read import build_config, load_config
-from agentrl.config.schema import GateConfig, LossConfig, RolloutConfig
+from agentrl.config.schema import RolloutConfig
 from agentrl.environment.reward import OwnReward
 from agentrl.errors import ConfigError, RunError, UserError
-from agentrl.learner.gates import make_gate
-from agentrl.learner.losses import policy_loss
+from agentrl.learner.gates import StepSignal, make_gate
 from agentrl.rollout.engines.factory import make_engine
 from agentrl.rollout.engines.local import LocalEngine
 from agentrl.runs.interruption import Interruption
-from agentrl.types import Status, StepSignal, Task, Trajectory, Turn
+from agentrl.types import Status, Task, Trajectory, Turn
 from tests.agentrl.engines import MODULE, TOKENIZER
+from tests.agentrl.helpers import gate_config, loss_config
 from tests.agentrl.test_faults import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -152,7 +152,7 @@ def test_a_gate_of_ones_own_judges_behind_the_guard_and_keeps_its_state() -> Non
     gate = make_gate(config)
     assert gate.judge(StepSignal(1, 2.0)).scale == 0.25
     assert not gate.judge(StepSignal(1, float("nan"))).apply
-    again = make_gate(GateConfig(kind=f"{__name__}:Halves"))  # type: ignore[arg-type]
+    again = make_gate(gate_config(kind=f"{__name__}:Halves"))  # type: ignore[arg-type]
     again.load_state_dict(gate.state_dict())
     assert again.judge(StepSignal(1, 2.0)).scale == 0.25
 
@@ -168,19 +168,19 @@ def test_a_gate_of_ones_own_judges_behind_the_guard_and_keeps_its_state() -> Non
 )
 def test_a_gate_that_cannot_be_used_is_told_in_one_line(kind: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=r"gate\.kind: ") as caught:
-        make_gate(GateConfig(kind=f"{__name__}:{kind}", options=options))  # type: ignore[arg-type]
+        make_gate(gate_config(kind=f"{__name__}:{kind}", options=options))  # type: ignore[arg-type]
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_misspelt_kind_is_still_refused_with_the_names_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"gate.kind must be 'dgg', 'none'") as caught:
+    with pytest.raises(ConfigError, match=r"gate.kind must be one of dgg, total_norm_z") as caught:
         load_config(None, {"gate.kind": "dgx"})
     assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_loss_of_ones_own_gets_its_options() -> None:
-    loss = policy_loss(LossConfig(kind=f"{__name__}:doubled", options={"by": 3.0}))  # type: ignore[arg-type]
+    loss = loss_config(kind=f"{__name__}:doubled", options={"by": 3.0}).policy_loss()  # type: ignore[arg-type]
     ones = torch.ones(2)
     assert loss(ones, ones, ones, ones, torch.zeros(2, dtype=torch.long)).tolist() == [-3.0, -3.0]
 

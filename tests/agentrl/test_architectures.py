@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.fidelity import own_logprobs, probe_length
 from agentrl.model.load import load_model
 from agentrl.model.logprobs import row_logprobs
@@ -174,11 +174,11 @@ def make(family: str) -> Any:
     return module
 
 
-def checked(folder: Path, family: str) -> tuple[Any, Learner, Any]:
+def checked(folder: Path, family: str) -> tuple[Any, TorchLearner, Any]:
     """What a run does with a folder before its first batch."""
     save_model(folder, make(family), TOKENIZER)
     module, tokenizer = load_model(ModelConfig(path=str(folder)))
-    return module, Learner(module, CONFIG, pad_id=0), make_engine(CONFIG.rollout, module, tokenizer)
+    return module, TorchLearner(module, CONFIG, pad_id=0), make_engine(CONFIG.rollout, module, tokenizer)
 
 
 @pytest.mark.parametrize("family", names(TRAINED))
@@ -220,8 +220,8 @@ def test_an_architecture_that_cannot_be_trained_is_refused_in_one_line(family: s
 @pytest.mark.parametrize("family", ["gemma2", "phi", pytest.param("granite", marks=pytest.mark.slow)])
 def test_the_gradient_through_caps_scales_and_biases_is_plain_autograds(family: str) -> None:
     rows = random_rows(4)
-    learner = Learner(make(family).double(), CONFIG, pad_id=0)
-    metrics, _ = learner._backward(learner._prepare(make_batch(rows))[0], 1)
+    learner = TorchLearner(make(family).double(), CONFIG, pad_id=0)
+    metrics, _ = learner.backward(learner.prepare(make_batch(rows))[0], 1)
     gradient = {n: p.grad.clone() for n, p in learner.module.named_parameters() if p.grad is not None}
     plain, total, entropy = make(family).double(), sum(int(row.trained.sum()) for row in rows), 0.0
     for row in rows:

@@ -12,28 +12,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from agentrl import evaluate, train, warmstart
 from agentrl.analysis.curves import sparkline, wilson_interval
+from agentrl.build import restore
 from agentrl.command.guard import main_guard
 from agentrl.common.installation import install_hint
 from agentrl.config.read import build_config
 from agentrl.config.schema import TinyModelConfig
-from agentrl.console import LineLog
+from agentrl.console import Display
 from agentrl.dry_run.schedule import format_bytes, schedule_table
 from agentrl.environment.calls import serve
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.envs.errors import DataError
 from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
 from agentrl.model.load import recompute_activations
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.scripted import expert_policy, random_policy
-from agentrl.runs.checkpoint import load_trainer_state
+from agentrl.rollout.tasks import TaskSampler
+from agentrl.runs.checkpoint import TrainerState, save_checkpoint
 from agentrl.runs.folder import read_metrics, read_run_config
 from agentrl.runs.interruption import Interrupted, Interruption
 from agentrl.runs.outputs import claim_folder
 from agentrl.types import Task
+from tests.agentrl.helpers import tiny_policy, toy_config
+from tests.agentrl.test_learner import make_learner
 from tests.toy import ColourEnv
 
 TOY = "tests.toy:ColourEnv"
@@ -156,14 +161,13 @@ def test_read_metrics_leaves_out_a_last_line_that_was_cut_off(tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_a_parameter(tmp_path: Path) -> None:
-    from safetensors.torch import save_file
-    from torch import ones
-
-    (tmp_path / "trainer").mkdir()
-    (tmp_path / "trainer" / "state.json").write_text("{}")
-    save_file({"model.other.weight/exp_avg": ones(2)}, tmp_path / "trainer" / "optimizer.safetensors")
-    with pytest.raises(CheckpointError, match=r"names 'model.other.weight', which this model does not train"):
-        load_trainer_state(tmp_path, ["lm_head.weight"])
+    learner, sampler = make_learner(toy_config()), TaskSampler(TOY, "train", indices=None, seed=0)
+    module, tokenizer = tiny_policy()
+    state = TrainerState(1, learner.state_dict(), sampler.state_dict(), toy_config().model_dump())
+    state.learner["optimizer"] = {"model.other.weight": {"exp_avg": torch.ones(2)}}
+    folder = save_checkpoint(tmp_path, state, shape=module, tokenizer=tokenizer, keep=1)
+    with pytest.raises(CheckpointError, match=r"step-000001: .*'model.other.weight', which this model does not train"):
+        restore(folder, toy_config(), learner=learner, sampler=sampler)
 
 
 def test_schedule_counts_single_use_and_a_pretrained_shape(tmp_path: Path) -> None:
@@ -215,17 +219,17 @@ def test_claimed_folders_of_one_second_are_all_different_and_there(
     assert {str(folder) for folder in claimed} >= {"runs/x-now", "runs/x-now-2", "runs/x-now-24"}
 
 
-def test_line_log_prints_now_and_then_and_when_told(capsys: pytest.CaptureFixture[str]) -> None:
-    log = LineLog(every_s=1000.0)
-    log("first", force=True)
-    log("too soon")
-    log("told", force=True)
+def test_a_display_without_a_terminal_prints_now_and_then_and_when_told(capsys: pytest.CaptureFixture[str]) -> None:
+    display = Display(every_s=1000.0)
+    display.line("first", force=True)
+    display.line("too soon")
+    display.line("told", force=True)
     assert capsys.readouterr().out.split() == ["first", "told"]
 
 
 def test_a_worker_answers_with_results_and_with_what_went_wrong(tmp_path: Path) -> None:
     ours, theirs = Pipe()
-    spec = EnvSpec(TOY, "train", {"faults": {"step": "raise"}, "flag": str(tmp_path / "failed")})
+    spec = EnvironmentSpec(TOY, "train", {"faults": {"step": "raise"}, "flag": str(tmp_path / "failed")})
     thread = threading.Thread(target=serve, args=(spec, theirs, list(sys.path)))
     thread.start()
     assert ours.recv() == "ready"

@@ -65,7 +65,7 @@ def test_load_config_notes_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> N
             ["--rollout.max_turns", "0"],
             "rollout.max_turns must be >= 1, got 0 (command line). Its default is 20.",
         ),
-        (["--gate.kind", "dg"], "gate.kind must be 'dgg', 'none'"),
+        (["--gate.kind", "dg"], "gate.kind must be one of dgg, total_norm_z"),
         (["--learner.lr", "fast"], "learner.lr must be a valid number"),
         (["--train.steps"], "--train.steps needs a value"),
         (["steps", "3"], "expected an override such as --learner.lr 1e-3, got 'steps'"),
@@ -109,7 +109,7 @@ def test_parse_overrides_of_toml_values_round_trips(i: int, f: float, b: bool) -
 def test_describe_fields_gives_every_field_a_meaning_and_stays_small() -> None:
     fields = list(describe_fields())
     assert all(meaning for _, _, meaning in fields)
-    assert len(fields) <= 108
+    assert len(fields) <= 117
 
 
 def test_diff_configs_names_exactly_what_changed() -> None:

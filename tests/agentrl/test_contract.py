@@ -20,7 +20,7 @@ from agentrl.command.guard import main_guard
 from agentrl.config.read import load_config
 from agentrl.environment.contract import ContractError, checked_info, checked_reset, checked_step
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec, with_conventions
+from agentrl.environment.spec import EnvironmentSpec, with_conventions
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import ConfigError
 from agentrl.types import Task
@@ -136,13 +136,13 @@ def test_what_trains_passes_check_env(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(check_env, "check_other_process", lambda prober, there: fine)
     words = [f"{__name__}:OddInfo", "--episodes", "2", "--max-steps", "2", "--json", str(tmp_path / "page.json")]
     assert main_guard(lambda: check_env.main(words)) == 0, (tmp_path / "page.json").read_text()
-    handle = EnvPool(EnvSpec(f"{__name__}:OddInfo", "train")).acquire()
+    handle = EnvPool(EnvironmentSpec(f"{__name__}:OddInfo", "train")).acquire()
     assert asyncio.run(handle.reset(Task("", "train", seed=0)))[1] == {}
 
 
 @pytest.mark.slow
 def test_odd_info_reaches_a_run_from_a_worker() -> None:
-    pool = EnvPool(EnvSpec(f"{__name__}:OddInfo", "train"), num_workers=1)
+    pool = EnvPool(EnvironmentSpec(f"{__name__}:OddInfo", "train"), num_workers=1)
 
     async def play() -> Any:
         handle = pool.acquire()

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from agentrl.config.schema import Config
-from agentrl.learner.learner import Learner
-from agentrl.learner.weight_monitor import DivergenceMonitor
+from agentrl.learner.learner import TorchLearner
+from agentrl.learner.weight_monitor import WeightMonitor
 from agentrl.model.logprobs import row_logprobs
 from agentrl.model.processes import Processes
 from agentrl.model.weights import gather_weights
@@ -78,8 +78,8 @@ def learn(config: Config, tie: bool, device: torch.device) -> tuple[list[dict[st
     if device != torch.device("cpu"):
         moved(module)
     reference = copy.deepcopy(module) if config.loss.kl_coef else None
-    learner = Learner(module, config, pad_id=0, reference=reference, processes=Processes(device=device))
-    monitor = DivergenceMonitor(module, every=1)
+    learner = TorchLearner(module, config, pad_id=0, reference=reference, processes=Processes(device=device))
+    monitor = WeightMonitor(module, every=1)
     steps = list(learner.update(make_batch(random_rows(6))).steps)
     learner.load_state_dict(copy.deepcopy(learner.state_dict()))
     steps += [*learner.update(make_batch(random_rows(6, seed=1))).steps, monitor.measure(1)]

@@ -12,7 +12,7 @@ from agentrl.config.schema import Config
 from agentrl.errors import RunError
 from agentrl.learner.advantage import advantages, penalized_rewards
 from agentrl.learner.batch import Batch, assemble
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.load import recompute_activations
 from agentrl.model.processes import ALONE, Processes, sharded_like, whole
 from agentrl.model.weights import add_lora, plain_weights, shard
@@ -53,7 +53,7 @@ def random_trajectory(random: np.random.Generator, task: Task, member: int) -> T
 RECORDED = record(STEPS)
 
 
-def make_learner(config: Config, processes: Processes, *, tie: bool) -> Learner:
+def make_learner(config: Config, processes: Processes, *, tie: bool) -> TorchLearner:
     module, tokenizer = tiny_policy(tie=tie, dtype=torch.float64)
     reference = copy.deepcopy(module) if config.loss.kl_coef else None
     if config.model.gradient_checkpointing:
@@ -63,10 +63,12 @@ def make_learner(config: Config, processes: Processes, *, tie: bool) -> Learner:
         shard(module)
         if reference is not None:
             shard(reference.requires_grad_(False))
-    return Learner(module, config, pad_id=tokenizer.pad_token_id, reference=reference, processes=processes)
+    return TorchLearner(module, config, pad_id=tokenizer.pad_token_id, reference=reference, processes=processes)
 
 
-def learn_batch(learner: Learner, groups: list[Group], config: Config, processes: Processes) -> list[dict[str, Any]]:
+def learn_batch(
+    learner: TorchLearner, groups: list[Group], config: Config, processes: Processes
+) -> list[dict[str, Any]]:
     mine = processes.share(groups)
     penalties = learner.kl_penalties(mine) if config.loss.kl_in == "reward" else None
     everywhere = processes.gather(penalized_rewards(mine, penalties))
@@ -199,7 +201,7 @@ def learn_family(processes: Processes, family: str, tie: bool) -> tuple[float, d
     module = make_double(family, tie)
     if processes.count > 1:
         shard(module)
-    learner = Learner(module, SETTINGS["sharded"][0], pad_id=0, processes=processes)
+    learner = TorchLearner(module, SETTINGS["sharded"][0], pad_id=0, processes=processes)
     groups = processes.share(RECORDED[0])
     steps = learner.update(assemble(groups, advantages(groups, learner.config.advantage))).steps
     return steps[-1]["head_energy"], {name: tensor.clone() for name, tensor in plain_weights(module)}

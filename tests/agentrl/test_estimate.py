@@ -184,7 +184,7 @@ import gc, json, sys
 import numpy as np, torch, transformers
 from agentrl.config.read import build_config
 from agentrl.learner.batch import Batch, BatchRow
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.load import recompute_activations
 
 def status(name):  # bytes; VmHWM is this process's own peak, where ru_maxrss starts at the parent's
@@ -201,7 +201,7 @@ def update(shape, tree, length, rows):
     ids = [random.integers(0, shape.vocab_size, length).astype(np.int32) for _ in range(rows)]
     none = np.zeros(length, np.float32)
     batch = [BatchRow(x, trained, trained * np.float32((-1) ** i), none) for i, x in enumerate(ids)]
-    Learner(module, config, pad_id=0).update(Batch(batch, rows * int(trained.sum()), 2, 2))
+    TorchLearner(module, config, pad_id=0).update(Batch(batch, rows * int(trained.sum()), 2, 2))
 
 name, keys, tree = json.loads(sys.argv[1])
 make = getattr(transformers, name)

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 from agentrl import train
 from agentrl.command.guard import main_guard
 from agentrl.config.read import build_config
-from agentrl.environment.pool import EnvPool, EnvSpec
+from agentrl.environment.pool import EnvironmentSpec, EnvPool
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Sampling
 from agentrl.rollout.engines.factory import make_engine
-from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.vllm_servers import VllmServersEngine
 from agentrl.rollout.engines.weight_sync import DiskSync, check_sync, opening_row
 from agentrl.rollout.rollout import Rollout
 from agentrl.runs.folder import read_metrics
@@ -40,7 +40,7 @@ TRAINED, _ = tiny_policy(seed=5, hidden_size=64)
 
 def test_a_server_that_does_not_answer_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"http://127\.0\.0\.1:9 has not answered for 1 s"):
-        FleetEngine(["http://127.0.0.1:9"], sync=DiskSync(tmp_path), max_context_tokens=8, patience_s=1.0)
+        VllmServersEngine(["http://127.0.0.1:9"], sync=DiskSync(tmp_path), max_context_tokens=8, patience_s=1.0)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def bare_server() -> Iterator[str]:
 
 def test_a_server_without_routes_for_weights_is_the_users_error(bare_server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"takes no weights or no token ids\..* VLLM_SERVER_DEV_MODE=1 vllm serve"):
-        FleetEngine([bare_server], sync=DiskSync(tmp_path), max_context_tokens=8, patience_s=5.0)
+        VllmServersEngine([bare_server], sync=DiskSync(tmp_path), max_context_tokens=8, patience_s=5.0)
 
 
 @pytest.mark.parametrize(
@@ -106,11 +106,13 @@ def test_disk_sync_writes_the_tied_head_and_keeps_one_copy(tmp_path: Path) -> No
     assert not (tmp_path / "weights").exists()
 
 
-def make_rollout(engine: FleetEngine) -> Rollout:
+def make_rollout(engine: VllmServersEngine) -> Rollout:
     config = build_config(
         {"rollout": {"max_turns": 2, "max_new_tokens": 48, "max_context_tokens": 300, "env_workers": 0}}
     ).rollout
-    return Rollout(engine, CHAT, EnvPool(EnvSpec(TOY, "train"), num_workers=0, step_timeout_s=60.0), config, seed=0)
+    return Rollout(
+        engine, CHAT, EnvPool(EnvironmentSpec(TOY, "train"), num_workers=0, step_timeout_s=60.0), config, seed=0
+    )
 
 
 TASKS = [Task(TOY, "train", seed=i, index=i, position=i) for i in range(8)]
@@ -139,7 +141,7 @@ def test_a_server_killed_and_restarted_in_a_rollout_spoils_no_episode(
             server.start()
 
     rollout = make_rollout(engine)
-    groups = rollout.play(TASKS, group_size=4, on_episode=restart_once)
+    groups = rollout.play(TASKS, group_size=4, on_episode=restart_once).groups
     played = [trajectory for group in groups for trajectory in group.trajectories]
     retried = [trajectory for trajectory in played if trajectory.num_retries]
     assert len(played) == 32
@@ -148,7 +150,7 @@ def test_a_server_killed_and_restarted_in_a_rollout_spoils_no_episode(
     assert all(f"vLLM server {server.url}" in trajectory.error for trajectory in retried)
     # The new process started with other weights than the current ones, and got these before it was asked again.
     assert all(sampled_by_trained_policy(trajectory) for trajectory in played)
-    counts = engine.metrics()
+    counts = engine.counts()
     assert counts["returned_servers"] == 1
     assert counts["failed_requests"] >= len(retried)
     engine.close()
@@ -162,18 +164,18 @@ def test_while_a_server_is_away_the_others_play_and_it_gets_its_weights_when_bac
     engine.load_weights(weights(MODULE), version=0)
     vllm_servers[1].kill()
     engine.load_weights(weights(TRAINED), version=1)
-    groups = make_rollout(engine).play(TASKS, group_size=2)
+    groups = make_rollout(engine).play(TASKS, group_size=2).groups
     assert sum(len(group.trajectories) for group in groups) == 16
     vllm_servers[1].start()
     until = time.monotonic() + engine.patience_s
-    while not engine.metrics()["returned_servers"] and time.monotonic() < until:
+    while not engine.counts()["returned_servers"] and time.monotonic() < until:
         time.sleep(0.5)
     for name in ("a", "b", "c", "d"):  # sessions of both servers
         asyncio.run(engine.generate([6, 7], Sampling(max_new_tokens=4), key=(0,), session=name))
     score = row_logprobs
     gaps = check_sync(engine, [opening_row(CHAT)], lambda i, t: score(TRAINED, i, t), temperature=1.0, tolerance=1e-3)
     assert gaps["sync/gap_max"] < 1e-3
-    assert engine.metrics()["failed_requests"] == 0
+    assert engine.counts()["failed_requests"] == 0
     engine.close()
 
 
@@ -188,7 +190,7 @@ def test_a_server_restarted_behind_our_back_is_noticed_by_its_answer(
     with pytest.raises(InfrastructureError, match=r"answered with the weights \['default'\]"):
         asyncio.run(engine.generate([6, 7], Sampling(max_new_tokens=4), key=(0,)))
     assert len(asyncio.run(engine.generate([6, 7], Sampling(max_new_tokens=4), key=(0,))).ids) == 4
-    assert engine.metrics()["returned_servers"] == 1
+    assert engine.counts()["returned_servers"] == 1
     engine.close()
 
 
@@ -210,7 +212,7 @@ def test_a_hung_server_is_an_infrastructure_failure_and_comes_back(vllm_servers:
     engine.close()
 
 
-async def set_timeout(engine: FleetEngine, seconds: float) -> None:
+async def set_timeout(engine: VllmServersEngine, seconds: float) -> None:
     engine._client.timeout = httpx.Timeout(seconds)
 
 

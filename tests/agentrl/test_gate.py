@@ -6,19 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.config.schema import GateConfig
 from agentrl.errors import RunError, UserError
-from agentrl.learner.gates import (
-    FiniteGuard,
-    FixedGate,
-    Gate,
-    RandomGate,
-    ThresholdGate,
-    ZClipGate,
-    ZScoreGate,
-    make_gate,
-)
-from agentrl.types import StepSignal, Verdict
+from agentrl.learner.gates import Gate, StepSignal, Verdict, make_gate
+from agentrl.learner.gates.base import FiniteGuard
+from agentrl.learner.gates.dgg import ZScoreGate
+from agentrl.learner.gates.rivals import FixedGate, RandomGate, ThresholdGate, ZClipGate
+from tests.agentrl.helpers import gate_config
 
 
 def feed(gate: Gate, energies: list[float], reuse: list[int]) -> list[Verdict]:
@@ -26,7 +19,7 @@ def feed(gate: Gate, energies: list[float], reuse: list[int]) -> list[Verdict]:
 
 
 def small(**changes: object) -> ZScoreGate:
-    return ZScoreGate(GateConfig(window=2, tau=0.5, **changes))  # type: ignore[arg-type]
+    return ZScoreGate(gate_config(window=2, tau=0.5, **changes))  # type: ignore[arg-type]
 
 
 def test_dgg_on_written_out_energies_follows_algorithm_1() -> None:
@@ -60,7 +53,7 @@ def test_dgg_at_k_1_never_discards_however_large_the_surge() -> None:
 
 
 def test_dgg_before_the_window_is_full_does_not_test() -> None:
-    gate = ZScoreGate(GateConfig(window=20))
+    gate = ZScoreGate(gate_config(window=20))
     verdicts = feed(gate, [float(2**i) for i in range(20)], [2] * 20)
     assert all(verdict.apply for verdict in verdicts)  # 20 energies are 19 increments
     assert "z_score" not in verdicts[-1].statistics
@@ -105,11 +98,11 @@ def test_dgg_with_a_window_for_every_k_waits_for_each_of_them() -> None:
 @pytest.mark.parametrize("scope", ["reuse", "per_k"])
 def test_dgg_that_could_never_fill_its_window_is_refused(scope: str) -> None:
     with pytest.raises(UserError, match="nothing would ever be reused"):
-        make_gate(GateConfig(until_full="single", window_scope=scope))  # type: ignore[arg-type]
+        make_gate(gate_config(until_full="single", window_scope=scope))  # type: ignore[arg-type]
 
 
 def test_norm_skip_discards_strictly_above_its_limit_at_any_k() -> None:
-    gate = make_gate(GateConfig(kind="norm_skip", threshold=2.0))
+    gate = make_gate(gate_config(kind="norm_skip", threshold=2.0))
     verdicts = [gate.judge(StepSignal(k, 1.0, grad_norm=norm)) for k, norm in ((1, 2.0), (2, 2.1), (1, 9.0))]
     assert [(v.apply, v.stop, v.reason) for v in verdicts] == [
         (True, False, ""),
@@ -117,7 +110,7 @@ def test_norm_skip_discards_strictly_above_its_limit_at_any_k() -> None:
         (False, True, "norm"),
     ]
     with pytest.raises(UserError, match=r"needs gate\.threshold"):
-        make_gate(GateConfig(kind="norm_skip"))
+        make_gate(gate_config(kind="norm_skip"))
 
 
 def test_dgg_with_single_use_until_full_stops_after_one_use_at_first() -> None:
@@ -141,7 +134,7 @@ def test_dgg_with_population_deviation_divides_by_n() -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 10), st.integers(1, 4)), max_size=80))
 def test_dgg_agrees_with_a_direct_reading_of_the_paper(steps: list[tuple[float, int]]) -> None:
-    config = GateConfig(window=5, tau=0.1)
+    config = gate_config(window=5, tau=0.1)
     gate = ZScoreGate(config)
     previous, window = None, []
     for energy, k in steps:
@@ -178,8 +171,12 @@ def test_every_gate_restored_from_its_state_goes_on_as_before(steps: list[tuple[
         "norm_skip",
     ]
     for kind, scope in [*((kind, "all") for kind in kinds), ("dgg", "reuse"), ("dgg", "per_k")]:
-        limit = 5.0 if kind == "norm_skip" else None
-        config = GateConfig(kind=kind, window=4, threshold=limit, window_scope=scope)  # type: ignore[arg-type]
+        own = {
+            "dgg": {"window": 4, "window_scope": scope},
+            "total_norm_z": {"window": 4},
+            "norm_skip": {"threshold": 5.0},
+        }
+        config = gate_config(kind=kind, **own.get(kind, {}))
         signals = [
             StepSignal(
                 k, g, grad_norm=g, kl=g / 100, ess=1 - g / 50, clip_fraction=g / 20, m2=g / 90, sequence_ess=1 / g
@@ -196,12 +193,12 @@ def test_every_gate_restored_from_its_state_goes_on_as_before(steps: list[tuple[
 
 
 def test_fixed_gate_stops_at_k_and_none_never_does() -> None:
-    assert [v.stop for v in feed(make_gate(GateConfig(kind="fixed", k=2)), [1.0, 1.0], [1, 2])] == [False, True]
+    assert [v.stop for v in feed(make_gate(gate_config(kind="fixed", k=2)), [1.0, 1.0], [1, 2])] == [False, True]
     assert not any(v.stop for v in feed(FixedGate(None), [1.0] * 9, list(range(1, 10))))
 
 
 def test_random_gate_stops_at_its_rate_and_never_at_k_1() -> None:
-    gate = make_gate(GateConfig(kind="random", stop_prob=0.2), seed=3)
+    gate = make_gate(gate_config(kind="random", stop_prob=0.2), seed=3)
     fired = [not v.apply for v in feed(gate, [1.0] * 4000, [1, 2] * 2000)]
     assert not any(fired[::2])
     assert np.mean(fired[1::2]) == pytest.approx(0.2, abs=0.03)
@@ -219,7 +216,7 @@ def test_random_gate_stops_at_its_rate_and_never_at_k_1() -> None:
 def test_threshold_gates_discard_and_stop_beyond_their_limit(
     kind: str, quantity: str, calm: float, wild: float
 ) -> None:
-    gate = make_gate(GateConfig(kind=kind))  # type: ignore[arg-type]
+    gate = make_gate(gate_config(kind=kind))  # type: ignore[arg-type]
     assert gate.judge(StepSignal(2, 1.0, **{quantity: calm})).apply
     crossed = gate.judge(StepSignal(2, 1.0, **{quantity: wild}))
     assert (crossed.apply, crossed.stop, crossed.reason) == (False, True, kind)
@@ -227,14 +224,14 @@ def test_threshold_gates_discard_and_stop_beyond_their_limit(
 
 
 def test_total_norm_gate_looks_at_the_total_norm_only() -> None:
-    gate = make_gate(GateConfig(kind="total_norm_z", window=2, tau=0.5))
+    gate = make_gate(gate_config(kind="total_norm_z", window=2, tau=0.5))
     norms = [1.0, math.sqrt(3.0), 2.0, math.sqrt(6.0)]  # squares 1 3 4 6, as in the head's example
     verdicts = [gate.judge(StepSignal(k, 1.0, grad_norm=norm)) for k, norm in enumerate(norms, 1)]
     assert [v.apply for v in verdicts] == [True, True, True, False]
 
 
 def test_zclip_scales_an_outlier_and_leaves_normal_norms_alone() -> None:
-    gate = ZClipGate(None)
+    gate = ZClipGate(2.5)
     for i in range(25):
         assert gate.judge(StepSignal(1, 1.0, grad_norm=1.0 + 0.1 * (i % 2))).scale == 1.0
     mean, std = 1.048, math.sqrt(np.var([1.0 + 0.1 * (i % 2) for i in range(25)])) + 1e-6
@@ -245,7 +242,7 @@ def test_zclip_scales_an_outlier_and_leaves_normal_norms_alone() -> None:
 
 
 def test_a_non_finite_energy_is_discarded_at_any_k_and_enters_nothing() -> None:
-    gate = make_gate(GateConfig(window=2))
+    gate = make_gate(gate_config(window=2))
     for k, energy in ((1, 1.0), (2, 2.0)):
         gate.judge(StepSignal(k, energy))
     before = json.dumps(gate.state_dict())
@@ -257,7 +254,7 @@ def test_a_non_finite_energy_is_discarded_at_any_k_and_enters_nothing() -> None:
 
 
 def test_three_non_finite_energies_in_a_row_stop_the_run() -> None:
-    gate = make_gate(GateConfig())
+    gate = make_gate(gate_config())
     gate.judge(StepSignal(1, math.nan))
     gate.judge(StepSignal(1, 1.0))
     gate.judge(StepSignal(1, math.nan))
@@ -268,26 +265,29 @@ def test_three_non_finite_energies_in_a_row_stop_the_run() -> None:
 
 def test_make_gate_gives_every_name_its_gate_behind_the_guard() -> None:
     def inside(kind: str) -> Gate:
-        guard = make_gate(GateConfig(kind=kind))  # type: ignore[arg-type]
+        guard = make_gate(gate_config(kind=kind))  # type: ignore[arg-type]
         assert isinstance(guard, FiniteGuard)
         return guard.gate
 
-    signals = {kind: inside(kind).signal_name for kind in ("dgg", "total_norm_z")}  # type: ignore[attr-defined]
-    assert signals == {"dgg": "head_energy", "total_norm_z": "grad_norm"}
+    signal = StepSignal(1, 3.0, grad_norm=4.0, tied_energy=5.0)
+    energies = {kind: inside(kind).config.energy_of(signal) for kind in ("dgg", "total_norm_z")}  # type: ignore[attr-defined]
+    assert energies == {"dgg": 3.0, "total_norm_z": 16.0}
+    assert gate_config(energy="tied").energy_of(signal) == 5.0
+    assert gate_config(energy="tied").energy_of(StepSignal(1, 3.0)) == 3.0
     assert isinstance(inside("random"), RandomGate)
     assert isinstance(inside("zclip"), ZClipGate)
     assert [inside(kind).k for kind in ("fixed", "none")] == [1, None]  # type: ignore[attr-defined]
-    limits = {kind: inside(kind).threshold for kind in ThresholdGate.LIMITS}  # type: ignore[attr-defined]
+    limits = {kind: inside(kind).threshold for kind in ("kl", "ess", "clip_fraction", "m2")}  # type: ignore[attr-defined]
     assert limits == {"kl": 0.015, "ess": 0.9, "clip_fraction": 0.2, "m2": 0.04}
 
 
 def test_gates_without_a_state_save_an_empty_one() -> None:
-    assert FixedGate(3).state_dict() == ThresholdGate("kl", None).state_dict() == {}
+    assert FixedGate(3).state_dict() == ThresholdGate("kl", 0.1).state_dict() == {}
 
 
 def test_random_gate_draws_by_seed_and_count_and_stops_strictly_below_its_probability() -> None:
     draws = [float(np.random.default_rng((0, i)).random()) for i in range(3)]
-    gate = make_gate(GateConfig(kind="random"))
+    gate = make_gate(gate_config(kind="random"))
     verdicts = [gate.judge(StepSignal(2, 1.0)) for _ in draws]
     assert [verdict.statistics["draw"] for verdict in verdicts] == draws
     assert gate.state_dict() == {"in_a_row": 0, "gate": {"count": 3}}
@@ -295,10 +295,9 @@ def test_random_gate_draws_by_seed_and_count_and_stops_strictly_below_its_probab
     assert RandomGate(draws[0] + 1e-9, seed=0).judge(StepSignal(2, 1.0)).reason == "random"
 
 
-@pytest.mark.parametrize("threshold", [None, 1.0])
-def test_zclip_on_written_out_norms_follows_the_paper(threshold: float | None) -> None:
-    limit = threshold or 2.5
-    gate, norms = ZClipGate(threshold), [1.0, 2.0, 4.0] * 8 + [1.5]
+@pytest.mark.parametrize("limit", [2.5, 1.0])
+def test_zclip_on_written_out_norms_follows_the_paper(limit: float) -> None:
+    gate, norms = ZClipGate(limit), [1.0, 2.0, 4.0] * 8 + [1.5]
     for norm in norms:
         assert gate.judge(StepSignal(1, 1.0, grad_norm=norm)) == Verdict(True, False)
     mean, variance = float(np.mean(norms)), float(np.var(norms))
@@ -331,9 +330,9 @@ def test_a_threshold_gate_at_its_limit_does_not_fire(quantity: str) -> None:
 
 
 def test_fresh_gates_save_that_they_have_seen_nothing() -> None:
-    assert ZClipGate(None).state_dict() == {"seen": [], "mean": 0.0, "variance": 0.0}
+    assert ZClipGate(2.5).state_dict() == {"seen": [], "mean": 0.0, "variance": 0.0}
     assert small().state_dict() == {"window": [], "previous": None}
-    assert make_gate(GateConfig()).state_dict() == {"in_a_row": 0, "gate": {"window": [], "previous": None}}
+    assert make_gate(gate_config()).state_dict() == {"in_a_row": 0, "gate": {"window": [], "previous": None}}
 
 
 def test_verdicts_carry_the_numbers_behind_them_under_fixed_names() -> None:
@@ -346,13 +345,13 @@ def test_verdicts_carry_the_numbers_behind_them_under_fixed_names() -> None:
     }  # fmt: skip
     assert small().judge(StepSignal(1, 6.0)).statistics == {"energy": 6.0}
     assert small(until_full="single").judge(StepSignal(1, 1.0)).reason == "filling"
-    guarded = make_gate(GateConfig()).judge(StepSignal(1, math.inf))
+    guarded = make_gate(gate_config()).judge(StepSignal(1, math.inf))
     assert (guarded.reason, guarded.apply, guarded.stop) == ("non_finite", False, True)
     assert guarded.statistics == {"energy": math.inf}
 
 
 def test_a_window_without_spread_and_without_epsilon_takes_any_increment_for_a_surge() -> None:
-    gate = ZScoreGate(GateConfig(window=2, tau=0.5, epsilon=0.0))
+    gate = ZScoreGate(gate_config(window=2, tau=0.5, epsilon=0.0))
     feed(gate, [1.0, 2.0, 3.0], [1, 2, 3])
     verdict = gate.judge(StepSignal(4, 4.0))
     assert verdict.statistics["z_score"] == math.inf
@@ -360,7 +359,7 @@ def test_a_window_without_spread_and_without_epsilon_takes_any_increment_for_a_s
 
 
 def test_a_z_score_at_the_threshold_is_no_surge() -> None:
-    gate = ZScoreGate(GateConfig(window=2, tau=1.0, ddof=0, epsilon=0.0))
+    gate = ZScoreGate(gate_config(window=2, tau=1.0, ddof=0, epsilon=0.0))
     feed(gate, [0.0, 1.0, 4.0], [1, 2, 3])  # increments 1 and 3: mean 2, deviation 1
     verdict = gate.judge(StepSignal(4, 7.0))  # increment 3: z = 1
     assert verdict.statistics["z_score"] == 1.0
@@ -369,24 +368,24 @@ def test_a_z_score_at_the_threshold_is_no_surge() -> None:
 
 def test_verdicts_of_calm_steps_are_plain() -> None:
     assert FixedGate(2).judge(StepSignal(1, 1.0)) == Verdict(True, False)
-    assert FixedGate(1).judge(StepSignal(1, 1.0)) == Verdict(True, True)
+    assert FixedGate(1).judge(StepSignal(1, 1.0)) == Verdict(True, True, is_judgement=False)
     assert RandomGate(1.0, seed=0).judge(StepSignal(1, 1.0)) == Verdict(True, False)
     assert RandomGate(0.0, seed=0).judge(StepSignal(2, 1.0)).reason == ""
     assert small().judge(StepSignal(1, 1.0)).reason == ""
 
 
 def test_total_norm_gate_squares_the_norm() -> None:
-    assert make_gate(GateConfig(kind="total_norm_z")).judge(StepSignal(1, 9.0, 3.0)).statistics["energy"] == 9.0
+    assert make_gate(gate_config(kind="total_norm_z")).judge(StepSignal(1, 9.0, 3.0)).statistics["energy"] == 9.0
 
 
 def test_epsilon_is_added_to_the_deviation() -> None:
-    gate = ZScoreGate(GateConfig(window=2, tau=9.0, ddof=0, epsilon=1.0))
+    gate = ZScoreGate(gate_config(window=2, tau=9.0, ddof=0, epsilon=1.0))
     feed(gate, [0.0, 1.0, 4.0], [1, 2, 3])  # increments 1 and 3: mean 2, deviation 1
     assert gate.judge(StepSignal(4, 8.0)).statistics["z_score"] == 1.0  # (4 - 2) / (1 + 1)
 
 
 def test_zclip_of_a_vanished_gradient_scales_nothing() -> None:
-    gate = ZClipGate(None)
+    gate = ZClipGate(2.5)
     for _ in range(26):
         verdict = gate.judge(StepSignal(1, 0.0, grad_norm=0.0))
     assert verdict.scale == 1.0

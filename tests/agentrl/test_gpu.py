@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from agentrl.config.schema import ModelConfig
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.head import HeadGradient, token_logprobs
 from agentrl.model.load import load_model
 from agentrl.model.processes import Processes
@@ -33,7 +33,7 @@ def test_learner_on_a_gpu_learns_what_it_learns_on_the_cpu(tie: bool) -> None:
     steps, weights = {}, {}
     for device in (torch.device("cpu"), CUDA):
         module = tiny_policy(tie=tie)[0].to(device)
-        learner = Learner(module, config, pad_id=0, processes=Processes(device=device))
+        learner = TorchLearner(module, config, pad_id=0, processes=Processes(device=device))
         steps[device.type] = learner.update(make_batch(random_rows(6))).steps
         weights[device.type] = module.lm_head.weight.detach().cpu()
     for ours, theirs in zip(steps["cuda"], steps["cpu"], strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agentrl.learner.batch import micro_batches
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.runs.folder import read_metrics
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -27,7 +27,7 @@ def test_other_updates_move_the_weights_as_the_learner_does(monkeypatch: pytest.
     batch = gpu_measures.make_batch(4, 32, 512)
     before = gpu_measures.make_module("tiny", "float32", CPU)
     ours = gpu_measures.make_module("tiny", "float32", CPU)
-    Learner(ours, gpu_measures.make_config("float32", 32, 64), pad_id=0).update(batch)
+    TorchLearner(ours, gpu_measures.make_config("float32", 32, 64), pad_id=0).update(batch)
     assert not torch.equal(ours.lm_head.weight, before.lm_head.weight)
     for name in ("no_sink", "full_logits"):
         module = gpu_measures.make_module("tiny", "float32", CPU)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from agentrl.config.schema import Config
 from agentrl.learner.batch import Batch, BatchRow
-from agentrl.learner.gates import FixedGate
-from agentrl.learner.learner import Learner, learning_rate_factor
+from agentrl.learner.gates import StepSignal, Verdict
+from agentrl.learner.gates.rivals import FixedGate
+from agentrl.learner.learner import TorchLearner, learning_rate_factor
 from agentrl.model.load import recompute_activations
-from agentrl.types import Group, Metrics, Row, Status, StepSignal, Task, Trajectory, Turn, Verdict
-from tests.agentrl.helpers import tiny_policy, toy_config
+from agentrl.types import Group, Metrics, Row, Status, Task, Trajectory, Turn
+from tests.agentrl.helpers import frozen_logprobs, tiny_policy, toy_config
 
 
 def random_rows(count: int, *, seed: int = 0, equal: bool = False) -> list[BatchRow]:
@@ -42,9 +43,11 @@ def make_batch(rows: list[BatchRow]) -> Batch:
     return Batch(rows, sum(int(row.trained.sum()) for row in rows), 2, 2)
 
 
-def make_learner(config: Config, *, tie: bool = False, seed: int = 0, dtype: torch.dtype = torch.float64) -> Learner:
+def make_learner(
+    config: Config, *, tie: bool = False, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> TorchLearner:
     module, tokenizer = tiny_policy(seed=seed, tie=tie, dtype=dtype)
-    return Learner(module, config, pad_id=tokenizer.pad_token_id)
+    return TorchLearner(module, config, pad_id=tokenizer.pad_token_id)
 
 
 def first_gradient(
@@ -52,7 +55,7 @@ def first_gradient(
 ) -> tuple[dict[str, torch.Tensor], Metrics]:
     """Gradient of the first update, before clipping, and its monitors."""
     learner = make_learner(config, tie=tie)
-    metrics, _ = learner._backward(learner._prepare(make_batch(rows))[0], 1)
+    metrics, _ = learner.backward(learner.prepare(make_batch(rows))[0], 1)
     return {n: p.grad.clone() for n, p in learner.module.named_parameters() if p.grad is not None}, metrics
 
 
@@ -108,7 +111,7 @@ def test_zero_variance_rows_stay_in_the_denominator(kl: float) -> None:
     config = toy_config(gate={"kind": "none"}, loss={"kl_coef": kl})
     learner = make_learner(config)
     learner.reference = copy.deepcopy(learner.module)
-    parts, _ = learner._prepare(make_batch(rows + dull))
+    parts, _ = learner.prepare(make_batch(rows + dull))
     assert sum(len(part.ids) for part in parts) == (10 if kl else 6)
     tokens = sum(int(row.trained.sum()) for row in rows + dull)
     assert float(parts[0].weights[0]) == pytest.approx(1 / tokens)
@@ -218,10 +221,10 @@ def test_every_loss_raises_good_tokens_and_lowers_bad_ones(kind: str) -> None:
     config = toy_config(gate={"kind": "none"}, loss={"kind": kind}, learner={"lr": 3e-3, "max_reuse": 3})
     learner = make_learner(config)
     rows = random_rows(8)
-    parts, _ = learner._prepare(make_batch(rows))
+    parts, _ = learner.prepare(make_batch(rows))
 
     def mean_logprob(sign: int) -> float:
-        values = [learner.policy.frozen_logprobs(part)[part.advantages * sign > 0] for part in parts]
+        values = [frozen_logprobs(learner, part)[part.advantages * sign > 0] for part in parts]
         return float(torch.cat(values).mean())
 
     before = mean_logprob(1), mean_logprob(-1)
@@ -248,8 +251,7 @@ def test_warmup_raises_the_learning_rate_with_rollout_batches() -> None:
     learner = make_learner(toy_config(learner={"lr": 1.0, "warmup_batches": 4, "max_reuse": 2}))
     rates: list[Any] = []
     for _ in range(6):
-        learner._set_learning_rate()
-        rates.append(learner.optimizer.param_groups[0]["lr"])
+        rates.append(learner.learning_rate())
         learner.num_batches += 1
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
@@ -265,12 +267,12 @@ def test_further_padding_does_not_change_the_gradient() -> None:
     rows = random_rows(6)
     expected, _ = first_gradient(CONFIG, rows)
     learner = make_learner(CONFIG)
-    parts, _ = learner._prepare(make_batch(rows))
+    parts, _ = learner.prepare(make_batch(rows))
     for part in parts:
         width = part.ids.shape[1]
         part.ids = torch.nn.functional.pad(part.ids, (0, 9), value=3)
         part.predecessors = part.predecessors + part.predecessors // width * 9
-    learner._backward(parts, 1)
+    learner.backward(parts, 1)
     assert_same_gradient({n: p.grad for n, p in learner.module.named_parameters() if p.grad is not None}, expected)
 
 
@@ -279,11 +281,11 @@ def test_recomputed_activations_give_the_same_gradient_and_leave_the_module_as_i
     expected, _ = first_gradient(CONFIG, rows)
     module, tokenizer = tiny_policy(dtype=torch.float64)
     recompute_activations(module)
-    learner = Learner(module, CONFIG, pad_id=tokenizer.pad_token_id)
+    learner = TorchLearner(module, CONFIG, pad_id=tokenizer.pad_token_id)
     calls = []
     module.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(1))
-    parts, _ = learner._prepare(make_batch(rows))
-    learner._backward(parts, 1)
+    parts, _ = learner.prepare(make_batch(rows))
+    learner.backward(parts, 1)
     assert len(calls) == 2 * len(parts), "once forward, once again in backward"
     assert not any(m.training for m in module.modules()), "the engine must find its keys and values kept"
     assert_same_gradient({n: p.grad for n, p in module.named_parameters() if p.grad is not None}, expected)
@@ -293,9 +295,9 @@ def test_the_whole_tied_gradient_can_be_the_gates_energy() -> None:
     rows = random_rows(6)
     expected = plain_gradient(rows, tie=True)["model.embed_tokens.weight"]
     learner = make_learner(toy_config(gate={"energy": "tied"}), tie=True)
-    metrics, signal = learner._backward(learner._prepare(make_batch(rows))[0], 1)
-    assert signal.head_energy == pytest.approx(float(expected.square().sum()))
-    assert metrics["head_energy"] != pytest.approx(signal.head_energy)
+    metrics, signal = learner.backward(learner.prepare(make_batch(rows))[0], 1)
+    assert signal.tied_energy == pytest.approx(float(expected.square().sum()))
+    assert metrics["head_energy"] == signal.head_energy != pytest.approx(signal.tied_energy)
 
 
 def test_a_kl_in_the_reward_is_the_coefficient_times_the_sum_over_a_trajectorys_sampled_tokens() -> None:

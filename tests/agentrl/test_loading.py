@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from agentrl.build import frozen_copy, load_models, without_weights
+from agentrl.build import frozen_copy, load_models, make_environments, without_weights
 from agentrl.config.schema import ModelConfig
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.load import load_model
 from agentrl.model.processes import ALONE
 from agentrl.model.weights import adapter_tensors, add_lora
@@ -24,8 +24,8 @@ def test_the_reference_of_a_resumed_run_has_the_type_of_the_first_ones(tmp_path:
     for name in ("initial", "checkpoint"):
         save_model(tmp_path / name, module, tokenizer)
     config = toy_config(model={"dtype": "float64"}, loss={"kl_coef": 0.1})
-    nobody: Any = None  # a checkpoint needs no expert
-    models = load_models(config, nobody, folder=tmp_path, checkpoint=tmp_path / "checkpoint", processes=ALONE)
+    places = make_environments(config, ALONE)
+    models = load_models(config, places, folder=tmp_path, checkpoint=tmp_path / "checkpoint", processes=ALONE)
     assert models.initial is not None
     assert torch.equal(models.initial.lm_head.weight, module.lm_head.weight)
     assert torch.equal(models.reference.lm_head.weight, module.lm_head.weight)
@@ -52,7 +52,7 @@ def test_the_reference_of_a_policy_with_adapters_is_the_policy_without_them() ->
     def learn(own: bool) -> tuple[list[dict[str, Any]], dict[str, torch.Tensor]]:
         module, base = tiny_policy()[0], tiny_policy()[0]
         add_lora(module, config.model, seed=0)
-        learner = Learner(module, config, pad_id=0, reference=module if own else base)
+        learner = TorchLearner(module, config, pad_id=0, reference=module if own else base)
         steps = [step for seed in range(3) for step in learner.update(make_batch(random_rows(6, seed=seed))).steps]
         return steps, adapter_tensors(module)
 

@@ -1,24 +1,15 @@
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.config.schema import LossConfig
-from agentrl.learner.losses import (
-    cispo_loss,
-    clip_loss,
-    decoupled_loss,
-    dual_clip_loss,
-    gspo_loss,
-    kl_estimate,
-    m2po_mask,
-    mismatch_weights,
-    policy_loss,
-    ratio_metrics,
-    ratio_sums,
-)
+from agentrl.learner.losses.base import kl_estimate, mismatch_weights
+from agentrl.learner.losses.kinds import cispo_loss, clip_loss, decoupled_loss, dual_clip_loss, gspo_loss, m2po_mask
+from agentrl.learner.monitors import RatioStatistics
+from tests.agentrl.helpers import loss_config
 
 T = torch.tensor
 
@@ -128,14 +119,14 @@ def test_masked_importance_weights_leave_out_what_lies_beyond_either_cap() -> No
 )
 def test_policy_loss_of_one_row_is_that_of_the_named_kind(kind: str, expected: list[float]) -> None:
     behaviour, advantages = T([math.log(0.5)] * 2).double(), T([-1.0, 1.0]).double()
-    loss = policy_loss(LossConfig(kind=kind))
+    loss = loss_config(kind=kind).policy_loss()
     value = loss(logs(4.0, 1.0), ZEROS[:2], behaviour, advantages, T([0, 0]))
     torch.testing.assert_close(value.detach(), T(expected, dtype=torch.float64))
 
 
 def test_m2po_loss_is_not_clipped() -> None:
     new = logs(*RATIOS)
-    loss = policy_loss(LossConfig(kind="m2po"))(new, ZEROS, ZEROS, ADVANTAGES, T([0, 0, 0, 0]))
+    loss = loss_config(kind="m2po").policy_loss()(new, ZEROS, ZEROS, ADVANTAGES, T([0, 0, 0, 0]))
     torch.testing.assert_close(loss, T([-3.0, -1.0, 3.0, 1.0], dtype=torch.float64))
     loss.sum().backward()
     torch.testing.assert_close(new.grad, T([-3.0, -1.0, 3.0, 1.0], dtype=torch.float64))
@@ -144,14 +135,14 @@ def test_m2po_loss_is_not_clipped() -> None:
 @pytest.mark.parametrize(("cap", "weight"), [(0.0, 4.0), (2.0, 1.0)])
 def test_decoupled_loss_leaves_its_weight_to_a_capped_correction_of_the_mismatch(cap: float, weight: float) -> None:
     behaviour, advantages = T([math.log(0.25)]).double(), T([1.0]).double()
-    loss = policy_loss(LossConfig(kind="decoupled", tis_cap=cap))(logs(1.1), ZEROS[:1], behaviour, advantages, T([0]))
+    loss = loss_config(kind="decoupled", tis_cap=cap).policy_loss()(logs(1.1), ZEROS[:1], behaviour, advantages, T([0]))
     torch.testing.assert_close(loss, T([-1.1 * weight], dtype=torch.float64))
 
 
 def test_no_tokens_have_no_loss_and_sums_of_zero() -> None:
     none = torch.zeros(0, dtype=torch.float64)
     assert gspo_loss(none, none, none, row_index=none.long(), low=0.2, high=0.2).shape == (0,)
-    assert ratio_sums(none, none, none, low=0.2, high=0.2).tolist() == [0.0] * 8
+    assert statistics(none, none, none) == RatioStatistics()
 
 
 @settings(deadline=None)
@@ -162,34 +153,46 @@ def test_every_loss_on_policy_has_the_policy_gradient(kind: str, n: int) -> None
     advantages = torch.randn(n, generator=g, dtype=torch.float64)
     new = old.clone().requires_grad_()
     rows = torch.arange(n) // 3
-    policy_loss(LossConfig(kind=kind))(new, old, old, advantages, rows).sum().backward()
+    loss_config(kind=kind).policy_loss()(new, old, old, advantages, rows).sum().backward()
     torch.testing.assert_close(new.grad, -advantages)
+
+
+def statistics(
+    new: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, clip: float = 0.2, kept: torch.Tensor | None = None
+) -> RatioStatistics:
+    """Those of tokens that are rows of their own."""
+    return RatioStatistics.of(new, old, advantages, torch.arange(len(new)), clip_range=(clip, clip), kept=kept)
 
 
 def test_ratio_metrics_of_two_parts_equal_those_of_the_whole() -> None:
     g = torch.Generator().manual_seed(0)
     new, old, adv = (torch.randn(50, generator=g, dtype=torch.float64) for _ in range(3))
-    whole = ratio_metrics(ratio_sums(new, old, adv, low=0.2, high=0.2))
-    a, b = (ratio_sums(new[s], old[s], adv[s], low=0.2, high=0.2) for s in (slice(20), slice(20, 50)))
-    added = torch.cat([a[:-1] + b[:-1], torch.maximum(a[-1:], b[-1:])])
-    assert ratio_metrics(added) == pytest.approx(whole)
+    whole = statistics(new, old, adv).metrics()
+    a, b = (statistics(new[s], old[s], adv[s]) for s in (slice(20), slice(20, 50)))
+    assert (a + b).metrics() == pytest.approx(whole)
+    assert (RatioStatistics() + a + b).metrics() == (a + b).metrics()
     ratio = (new - old).exp()
     assert whole["chi_square"] == pytest.approx(float((ratio**2 - 1).mean()))
     assert whole["ess"] == pytest.approx(float(ratio.sum() ** 2 / (50 * (ratio**2).sum())))
     assert whole["max_ratio"] == pytest.approx(float(ratio.max()))
 
 
-def test_ratio_sums_and_metrics_of_two_tokens_by_hand() -> None:
+def test_ratio_statistics_and_metrics_of_two_tokens_by_hand() -> None:
     new, old = logs(0.5, 0.25).detach(), logs(0.25, 0.25).detach()  # ratios 2 and 1
-    sums = ratio_sums(new, old, T([1.0, 1.0]).double(), low=0.2, high=0.2)
+    sums = statistics(new, old, T([1.0, 1.0]).double(), kept=T([True, False]))
     d = math.log(2)
-    assert sums.tolist() == pytest.approx([2, 3, 5, 1 - d, 1, d * d, 3 * d, 2])
+    assert asdict(sums) == pytest.approx(
+        {
+            "tokens": 2, "ratio": 3, "ratio_squared": 5, "kl": 1 - d, "clipped": 1, "log_ratio_squared": d * d,
+            "surprise": 3 * d, "rows": 2, "row_weight": 3, "row_weight_squared": 5, "masked": 1, "largest_ratio": 2,
+        }
+    )  # fmt: skip
     expected = {"kl": (1 - d) / 2, "chi_square": 1.5, "ess": 0.9, "clip_fraction": 0.5, "m2": d * d / 2}
-    assert ratio_metrics(sums) == pytest.approx({**expected, "surprise": 1.5 * d, "max_ratio": 2.0})
+    assert sums.metrics() == pytest.approx({**expected, "surprise": 1.5 * d, "max_ratio": 2.0, "sequence_ess": 0.9})
 
 
 def test_ess_of_ratios_that_all_vanish_is_one() -> None:
-    assert ratio_metrics(T([2.0, 0, 0, 0, 0, 0, 0, 0]))["ess"] == 1.0
+    assert RatioStatistics(tokens=2.0).metrics()["ess"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -204,5 +207,5 @@ def test_ess_of_ratios_that_all_vanish_is_one() -> None:
 def test_a_token_counts_as_clipped_where_its_ratio_went_too_far_the_way_of_its_advantage(
     ratio: float, advantage: float, clip: float, clipped: bool
 ) -> None:
-    sums = ratio_sums(logs(ratio).detach(), ZEROS[:1], T([advantage]).double(), low=clip, high=clip)
-    assert sums[4] == float(clipped)
+    sums = statistics(logs(ratio).detach(), ZEROS[:1], T([advantage]).double(), clip)
+    assert sums.clipped == float(clipped)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from agentrl.config.schema import LossConfig
 from agentrl.learner.batch import BatchRow
-from agentrl.learner.loss_masks import dppo_mask, sequence_mask, token_mask
-from agentrl.learner.losses import policy_loss, sequence_ess, sequence_sums
-from tests.agentrl.helpers import toy_config
+from agentrl.learner.losses.base import sequence_mask, token_mask
+from agentrl.learner.losses.kinds import dppo_mask
+from agentrl.learner.monitors import RatioStatistics
+from tests.agentrl.helpers import frozen_logprobs, loss_config, toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows
 
 
@@ -49,9 +49,9 @@ def test_dppo_treats_a_token_without_advantage_like_a_bad_one() -> None:
 
 def test_dppo_loss_weighs_by_the_policy_that_sampled_unless_the_mismatch_is_corrected_apart() -> None:
     new, old, behaviour, advantages = logs(0.4, 0.1), logs(0.2, 0.2), logs(0.1, 0.4), worth(1.0, -2.0)
-    plain = policy_loss(LossConfig(kind="dppo", tis_cap=0.0))(new, old, behaviour, advantages, rows(0, 0))
+    plain = loss_config(kind="dppo", tis_cap=0.0).policy_loss()(new, old, behaviour, advantages, rows(0, 0))
     assert plain.tolist() == pytest.approx([-4.0, 0.5])
-    corrected = policy_loss(LossConfig(kind="dppo", tis_cap=2.0))(new, old, behaviour, advantages, rows(0, 0))
+    corrected = loss_config(kind="dppo", tis_cap=2.0).policy_loss()(new, old, behaviour, advantages, rows(0, 0))
     assert corrected.tolist() == pytest.approx([-2.0, 1.0])
 
 
@@ -87,7 +87,7 @@ def test_token_mask_joins_both_masks_and_is_none_where_nothing_masks() -> None:
     new, behaviour, advantages, index = logs(0.9, 0.5, 0.5), logs(0.5, 0.5, 0.5), worth(1.0, 1.0, 1.0), rows(0, 0, 1)
 
     def keep(**changes: object) -> Tensor | None:
-        return token_mask(LossConfig(**changes), new, behaviour, advantages, index)  # type: ignore[arg-type]
+        return token_mask(loss_config(**changes), new, behaviour, advantages, index)  # type: ignore[arg-type]
 
     assert keep() is None
     for kind, sequence, expected in (
@@ -104,24 +104,26 @@ def test_token_mask_joins_both_masks_and_is_none_where_nothing_masks() -> None:
 def test_sequence_ess_multiplies_the_ratios_of_a_row() -> None:
     # row 0: ratios 2 and 1.5 -> 3; row 1: ratio 1. (3 + 1)^2 / (2 (9 + 1)) = .8
     new, old = logs(0.4, 0.3, 0.5), logs(0.2, 0.2, 0.5)
-    sums = sequence_sums(new, old, rows(0, 0, 1))
-    assert sums.tolist() == pytest.approx([2.0, 4.0, 10.0])
-    assert sequence_ess(sums) == pytest.approx(0.8)
-    parts = sequence_sums(new[:2], old[:2], rows(0, 0)) + sequence_sums(new[2:], old[2:], rows(0))
-    assert parts.tolist() == pytest.approx(sums.tolist())
-    assert sequence_ess(torch.zeros(3)) == 1.0
-    assert sequence_sums(new[:0], old[:0], rows()).tolist() == [0.0] * 3
-    assert math.isfinite(
-        sequence_ess(sequence_sums(torch.full((900,), 9.0), torch.zeros(900), torch.zeros(900).long()))
-    )
+    sums = statistics(new, old, rows(0, 0, 1))
+    assert (sums.rows, sums.row_weight, sums.row_weight_squared) == pytest.approx((2.0, 4.0, 10.0))
+    assert sums.sequence_ess == pytest.approx(0.8)
+    parts = statistics(new[:2], old[:2], rows(0, 0)) + statistics(new[2:], old[2:], rows(0))
+    assert parts.sequence_ess == pytest.approx(0.8)
+    assert RatioStatistics().sequence_ess == 1.0
+    assert statistics(new[:0], old[:0], rows()) == RatioStatistics()
+    assert math.isfinite(statistics(torch.full((900,), 9.0), torch.zeros(900), torch.zeros(900).long()).sequence_ess)
+
+
+def statistics(new: Tensor, old: Tensor, index: Tensor) -> RatioStatistics:
+    return RatioStatistics.of(new, old, torch.zeros_like(new), index, clip_range=(0.2, 0.2))
 
 
 def sampled_rows(count: int) -> list[BatchRow]:
     """Rows whose rollout log-probs are the learner's own."""
     learner, drawn = make_learner(toy_config()), random_rows(count)
     for row in drawn:
-        (part,) = learner._prepare(make_batch([row]))[0]
-        row.logprobs[row.trained] = learner.policy.frozen_logprobs(part).numpy()
+        (part,) = learner.prepare(make_batch([row]))[0]
+        row.logprobs[row.trained] = frozen_logprobs(learner, part).numpy()
     return drawn
 
 
@@ -150,9 +152,9 @@ def test_a_masked_row_gives_no_gradient_and_stays_in_the_denominator() -> None:
     drawn[0].logprobs[drawn[0].trained] -= 1.0  # k2 = .5: outside
     config = toy_config(gate={"kind": "none"}, loss={"sequence_mask": "max", "sequence_limit": 0.1})
     masked = make_learner(config)
-    masked._backward(masked._prepare(make_batch(drawn))[0], 1)
+    masked.backward(masked.prepare(make_batch(drawn))[0], 1)
     drawn[0].advantages[:] = 0
     without = make_learner(toy_config(gate={"kind": "none"}))
-    without._backward(without._prepare(make_batch(drawn))[0], 1)
+    without.backward(without.prepare(make_batch(drawn))[0], 1)
     for a, b in zip(masked.module.parameters(), without.module.parameters(), strict=True):
         np.testing.assert_allclose(a.grad, b.grad, rtol=1e-5, atol=1e-9)

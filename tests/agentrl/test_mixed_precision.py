@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.load import recompute_activations
 from agentrl.model.logprobs import row_logprobs
 from agentrl.model.processes import Processes
@@ -29,7 +29,7 @@ def mixed(module: Any) -> Any:
 
 
 def first_step(module: Any, processes: Processes | None = None) -> dict[str, Any]:
-    learner = Learner(module, CONFIG, pad_id=0, processes=processes or Processes())
+    learner = TorchLearner(module, CONFIG, pad_id=0, processes=processes or Processes())
     rows = random_rows(6)
     if processes is not None:
         rows = processes.share(rows)
@@ -50,19 +50,19 @@ def test_energy_norm_and_logprobs_are_near_those_of_float32(family: str, tie: bo
 def test_weights_gradients_and_moments_stay_in_float32_and_small_steps_count() -> None:
     module = mixed(tiny_policy(tie=True)[0])
     before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
-    learner = Learner(module, CONFIG, pad_id=0)
-    learner._backward(learner._prepare(make_batch(random_rows(6)))[0], 1)
+    learner = TorchLearner(module, CONFIG, pad_id=0)
+    learner.backward(learner.prepare(make_batch(random_rows(6)))[0], 1)
     assert {p.grad.dtype for p in module.parameters() if p.grad is not None} == {torch.float32}
     learner.policy.clear()
     learner.update(make_batch(random_rows(6)))
-    moments = learner.state_dict()["optimizer"][0]
+    moments = learner.state_dict()["optimizer"][learner.policy.names[0]]
     assert {moments[kind].dtype for kind in ("exp_avg", "exp_avg_sq")} == {torch.float32}
     changes = [float((p - before[name]).detach().abs().max()) for name, p in module.named_parameters()]
     assert all(0 < change < 1e-5 for change in changes)
     # The same steps are lost on weights in bfloat16.
     small = tiny_policy(tie=True, dtype=torch.bfloat16)[0]
     norm = small.model.norm.weight.detach().clone()
-    Learner(small, CONFIG, pad_id=0).update(make_batch(random_rows(6)))
+    TorchLearner(small, CONFIG, pad_id=0).update(make_batch(random_rows(6)))
     assert torch.equal(small.model.norm.weight, norm)
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from agentrl import train
 from agentrl.command.guard import main_guard
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.logprobs import row_logprobs
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.engines.base import Sampling
@@ -67,8 +67,8 @@ def test_the_engine_decodes_what_the_model_generates_with_the_learners_logprobs(
 def test_the_learners_gradient_is_plain_autograds(family: str, tie: bool) -> None:
     rows = random_rows(4)
     config = toy_config(gate={"kind": "none"}, learner={"lr": 1e-2, "max_reuse": 2})
-    learner = Learner(make_double(family, tie), config, pad_id=0)
-    metrics, _ = learner._backward(learner._prepare(make_batch(rows))[0], 1)
+    learner = TorchLearner(make_double(family, tie), config, pad_id=0)
+    metrics, _ = learner.backward(learner.prepare(make_batch(rows))[0], 1)
     gradient = {n: p.grad.clone() for n, p in learner.module.named_parameters() if p.grad is not None}
     plain = make_double(family, tie)
     total = sum(int(row.trained.sum()) for row in rows)

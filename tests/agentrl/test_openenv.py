@@ -15,7 +15,7 @@ import pytest
 
 from agentrl.config.read import load_config
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.rollout import Rollout
@@ -61,7 +61,7 @@ def test_every_episode_of_twelve_batches_is_played_whatever_the_server_has_room_
     tokenizer = build_tokenizer(())
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
     limits = load_config(None, ["--rollout.max_turns", "2"]).rollout
-    spec = EnvSpec(REMOTE, "train", {"url": url, "action_key": "message"})
+    spec = EnvironmentSpec(REMOTE, "train", {"url": url, "action_key": "message"})
     pools = [EnvPool(spec, num_workers=workers) for _ in range(2)]
     training, evaluation = (
         Rollout(None, chat, pool, limits, seed=0, policy=lambda info, random: ("it is 0", True)) for pool in pools
@@ -69,12 +69,12 @@ def test_every_episode_of_twelve_batches_is_played_whatever_the_server_has_room_
     played = []
     for batch in range(12):
         if batch % 6 == 0:
-            evaluation.play([Task(REMOTE, "test", 1000 + i, None, i) for i in range(60)], group_size=1)
-            assert not evaluation.failures
+            tasks = [Task(REMOTE, "test", 1000 + i, None, i) for i in range(60)]
+            assert not evaluation.play(tasks, group_size=1).failures
         tasks = [Task(REMOTE, "train", 16 * batch + i, None, 16 * batch + i) for i in range(16)]
-        groups = training.play(tasks, group_size=8)
-        assert not training.failures
-        played += [trajectory for group in groups for trajectory in group.trajectories]
+        batch_of_groups = training.play(tasks, group_size=8)
+        assert not batch_of_groups.failures
+        played += [trajectory for group in batch_of_groups.groups for trajectory in group.trajectories]
     for pool in pools:
         pool.close()
     assert len(played) == 1536

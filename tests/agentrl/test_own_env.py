@@ -17,7 +17,7 @@ from agentrl import train
 from agentrl.command.guard import main_guard
 from agentrl.config.read import load_config
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec, count_tasks
+from agentrl.environment.spec import EnvironmentSpec, count_tasks
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import InfrastructureError, UserError
 from agentrl.model.tiny import build_tokenizer
@@ -98,25 +98,25 @@ class PlainEnv(gymnasium.Env[str, str]):
 
 
 def test_an_environment_that_knows_no_options_is_played() -> None:
-    pool = EnvPool(EnvSpec(f"{__name__}:PlainEnv", "train"))
+    pool = EnvPool(EnvironmentSpec(f"{__name__}:PlainEnv", "train"))
     observation, _ = asyncio.run(pool.acquire().reset(Task("", "train", seed=3)))
     assert observation == "yes or no?"
 
 
 def test_an_expert_in_info_is_enough_for_a_warm_start() -> None:
-    assert EnvSpec(f"{__name__}:PlainEnv", "train").offers_expert()
-    assert not EnvSpec("tests.toy:NoExpertEnv", "train").offers_expert()
+    assert EnvironmentSpec(f"{__name__}:PlainEnv", "train").offers_expert()
+    assert not EnvironmentSpec("tests.toy:NoExpertEnv", "train").offers_expert()
 
 
 def test_an_expert_that_these_options_do_not_have_is_no_expert(tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n')
     options = {"data": str(tmp_path / "questions.jsonl")}
-    assert EnvSpec("agentrl/Math-v0", "train").offers_expert()
-    spec = EnvSpec("agentrl/Math-v0", "train", options, expert=True)
+    assert EnvironmentSpec("agentrl/Math-v0", "train").offers_expert()
+    spec = EnvironmentSpec("agentrl/Math-v0", "train", options, expert=True)
     assert not spec.offers_expert()
     assert "2 + 2" in spec.make().reset(seed=0)[0]
     with pytest.raises(ValueError, match="only the curriculum"):
-        EnvSpec("agentrl/Math-v0", "train", {**options, "expert": "careful"}).make()
+        EnvironmentSpec("agentrl/Math-v0", "train", {**options, "expert": "careful"}).make()
 
 
 class RegisteredEnv(NoExpertEnv):
@@ -134,18 +134,18 @@ def registered() -> Any:
 
 @pytest.mark.parametrize("env_id", ["elsewhere/Colour-v3", "tests.toy:elsewhere/Colour-v3"])
 def test_a_registered_environment_is_made_by_gymnasium(registered: None, env_id: str) -> None:
-    env = EnvSpec(env_id, "train").make()
+    env = EnvironmentSpec(env_id, "train").make()
     assert env.spec is not None
     assert env.spec.max_episode_steps == 7
     assert env.reset(seed=1)[0].startswith("You see")
-    assert count_tasks(EnvSpec(env_id, "train")) == 64
+    assert count_tasks(EnvironmentSpec(env_id, "train")) == 64
 
 
 def test_an_environment_of_numbers_is_refused_before_the_run_with_the_remedy() -> None:
     with pytest.raises(
         UserError, match=r"action_space of FrozenLake-v1|observation_space of FrozenLake-v1 is Discrete"
     ):
-        EnvSpec("FrozenLake-v1", "train").make()
+        EnvironmentSpec("FrozenLake-v1", "train").make()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_an_environment_of_numbers_is_refused_before_the_run_with_the_remedy() -
 )  # fmt: skip
 def test_an_unknown_environment_is_named(env_id: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        EnvSpec(env_id, "train").make()
+        EnvironmentSpec(env_id, "train").make()
 
 
 class OddEnv(NoExpertEnv):
@@ -193,7 +193,7 @@ class OddEnv(NoExpertEnv):
     ],
 )
 def test_an_answer_that_breaks_the_contract_is_named_and_no_crash(how: str, message: str) -> None:
-    handle = EnvPool(EnvSpec(f"{__name__}:OddEnv", "train", {"how": how})).acquire()
+    handle = EnvPool(EnvironmentSpec(f"{__name__}:OddEnv", "train", {"how": how})).acquire()
 
     async def play() -> None:
         await handle.reset(Task("", "train", seed=0))
@@ -204,7 +204,7 @@ def test_an_answer_that_breaks_the_contract_is_named_and_no_crash(how: str, mess
 
 
 def test_numbers_of_numpy_are_rewards() -> None:
-    handle = EnvPool(EnvSpec(f"{__name__}:OddEnv", "train", {"how": "numpy"})).acquire()
+    handle = EnvPool(EnvironmentSpec(f"{__name__}:OddEnv", "train", {"how": "numpy"})).acquire()
     asyncio.run(handle.reset(Task("", "train", seed=0)))
     _, reward, *_ = asyncio.run(handle.step("red"))
     assert type(reward) is float
@@ -233,7 +233,7 @@ def test_a_file_that_cannot_be_used_is_told_in_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     with pytest.raises(UserError) as caught:
-        EnvSpec(env_id, "train").make()
+        EnvironmentSpec(env_id, "train").make()
     monkeypatch.delitem(sys.modules, "mine", raising=False)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -265,18 +265,18 @@ def test_a_worker_process_loads_the_environment_alone_and_tells_what_is_wrong_wi
     script = """
 import sys
 from agentrl.command.guard import main_guard
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.environment.pool import EnvPool
 from agentrl.types import Task
 import asyncio, importlib.util
 main = sys.modules["__main__"]
 main.__spec__ = importlib.util.find_spec("agentrl.train")
 main.__file__ = main.__spec__.origin
-pool = EnvPool(EnvSpec("light:Light", "train"), num_workers=1)
+pool = EnvPool(EnvironmentSpec("light:Light", "train"), num_workers=1)
 print(asyncio.run(pool.acquire().reset(Task("", "train", 0)))[0])
 pool.close()
 for name in ("Exits", "Needs"):
-    print(main_guard(lambda: EnvPool(EnvSpec(f"light:{name}", "train"), num_workers=1).offer() and 0))
+    print(main_guard(lambda: EnvPool(EnvironmentSpec(f"light:{name}", "train"), num_workers=1).capabilities() and 0))
 """
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -312,10 +312,10 @@ def test_tools_reach_the_chat_template_and_their_results_the_row() -> None:
         "{% endfor %}{% endif %}" + tokenizer.chat_template
     )
     config = load_config(None, ["--rollout.max_turns", "3"]).rollout
-    spec = EnvSpec(f"{__name__}:ToolEnv", "train", format="agentrl.envs.tools:ToolCalls")
+    spec = EnvironmentSpec(f"{__name__}:ToolEnv", "train", format="agentrl.envs.tools:ToolCalls")
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
     rollout = Rollout(None, chat, EnvPool(spec), config, seed=0, policy=lambda info, random: (next(answers), True))
-    trajectory = rollout.play([Task(spec.id, "train", 0)], group_size=1)[0].trajectories[0]
+    trajectory = rollout.play([Task(spec.id, "train", 0)], group_size=1).groups[0].trajectories[0]
     assert trajectory.success
     text = tokenizer.decode(trajectory.rows[0].ids.tolist())
     assert text.startswith("[add: Add two numbers.]<|user|>What is 2 + 3?<|assistant|><tool_call>")

@@ -9,7 +9,7 @@ from agentrl import train
 from agentrl.command.guard import main_guard
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config
-from agentrl.environment.pool import EnvSpec
+from agentrl.environment.pool import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "paper"
@@ -46,7 +46,7 @@ def test_a_config_has_the_papers_settings(path: Path) -> None:
     assert config.learner.microbatch_tokens >= tokens
     assert config.loss.tis_cap == 2.0
     assert config.model.dtype == "mixed"
-    EnvSpec(config.env.id, config.env.split, config.env.options, config.env.format).constructor_options()
+    EnvironmentSpec(config.env.id, config.env.split, config.env.options, config.env.format).constructor_options()
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ import pytest
 
 from agentrl.config.schema import RolloutConfig
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec, count_tasks
+from agentrl.environment.spec import EnvironmentSpec, count_tasks
 from agentrl.errors import RunError
 from agentrl.evaluation.rates import Evaluation
 from agentrl.rollout.chat import Chat
@@ -28,19 +28,19 @@ TASKS = TaskSampler(TOY, "train", indices=list(range(64)), seed=0).take(6)
 
 def expert_rollout(config: RolloutConfig = LIMITS, noise: float = 0.0) -> Rollout:
     rollout = toy_rollout(MODULE, TOKENIZER, config)
-    pool = EnvPool(EnvSpec(TOY, "train", expert=True))
+    pool = EnvPool(EnvironmentSpec(TOY, "train", expert=True))
     policy = noisy_expert(noise, train_noise=False) if noise else expert_policy
     return Rollout(None, rollout.chat, pool, config, seed=0, policy=policy)
 
 
 def test_play_gives_each_task_its_group_in_order() -> None:
-    groups = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS, group_size=3)
+    groups = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS, group_size=3).groups
     assert [group.task for group in groups] == TASKS
     assert [[t.member for t in group.trajectories] for group in groups] == [[0, 1, 2]] * 6
 
 
 def test_a_row_holds_the_sampled_ids_with_their_logprobs_and_nothing_else_is_trained() -> None:
-    group = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2)[0]
+    group = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2).groups[0]
     for trajectory in group.trajectories:
         (row,) = trajectory.rows
         spans = np.concatenate([np.arange(turn.start, turn.end) for turn in trajectory.turns])
@@ -51,14 +51,14 @@ def test_a_row_holds_the_sampled_ids_with_their_logprobs_and_nothing_else_is_tra
 
 def test_playing_again_or_in_another_order_gives_the_same_trajectories() -> None:
     def ids(tasks: list[Task]) -> dict[int, list[list[int]]]:
-        groups = toy_rollout(MODULE, TOKENIZER, LIMITS).play(tasks, group_size=2)
+        groups = toy_rollout(MODULE, TOKENIZER, LIMITS).play(tasks, group_size=2).groups
         return {g.task.position: [t.rows[0].ids.tolist() for t in g.trajectories] for g in groups}
 
     assert ids(TASKS) == ids(TASKS) == ids(TASKS[::-1])
 
 
 def test_the_expert_wins_and_its_rows_read_like_the_template() -> None:
-    groups = expert_rollout().play(TASKS, group_size=1)
+    groups = expert_rollout().play(TASKS, group_size=1).groups
     for trajectory in (group.trajectories[0] for group in groups):
         assert trajectory.success
         assert trajectory.status is Status.TERMINATED
@@ -72,14 +72,14 @@ def test_the_expert_wins_and_its_rows_read_like_the_template() -> None:
 
 
 def test_noise_marks_its_turns_as_not_to_be_imitated() -> None:
-    groups = expert_rollout(noise=0.5).play(TASKS, group_size=4)
+    groups = expert_rollout(noise=0.5).play(TASKS, group_size=4).groups
     turns = [turn for group in groups for t in group.trajectories for turn in t.turns]
     assert 0.2 < np.mean([turn.imitate for turn in turns]) < 0.8
 
 
 def test_scripted_answer_when_it_ends_in_a_stop_string_then_cut_there_like_a_sampled_one() -> None:
     config = LIMITS.model_copy(update={"context": "continuation", "stop": list(COLOURS)})
-    trajectory = expert_rollout(config).play(TASKS[:1], group_size=1)[0].trajectories[0]
+    trajectory = expert_rollout(config).play(TASKS[:1], group_size=1).groups[0].trajectories[0]
     colour, second = trajectory.category, trajectory.turns[0].observation
     assert TOKENIZER.decode(trajectory.rows[0].ids.tolist()).endswith(f"<|assistant|>{colour}{second}{colour}")
 
@@ -87,7 +87,7 @@ def test_scripted_answer_when_it_ends_in_a_stop_string_then_cut_there_like_a_sam
 @pytest.mark.parametrize("context", ["conversation", "window", "continuation"])
 def test_contexts_build_one_growing_row_or_one_row_a_turn(context: str) -> None:
     config = LIMITS.model_copy(update={"context": context})
-    trajectory = expert_rollout(config).play(TASKS[:1], group_size=1)[0].trajectories[0]
+    trajectory = expert_rollout(config).play(TASKS[:1], group_size=1).groups[0].trajectories[0]
     texts = [TOKENIZER.decode(row.ids.tolist()) for row in trajectory.rows]
     colour, second = trajectory.category, trajectory.turns[0].observation
     if context == "window":
@@ -117,11 +117,14 @@ class EndsAtOnce:
 
     def pause(self) -> None: ...
 
+    def counts(self) -> dict[str, float]:
+        return {}
+
 
 def continued(*answers: list[int], limit: int = 1024) -> Trajectory:
     config = LIMITS.model_copy(update={"context": "continuation", "max_context_tokens": limit})
-    rollout = Rollout(EndsAtOnce(*answers), CHAT, EnvPool(EnvSpec(TOY, "train")), config, seed=0)
-    return rollout.play(TASKS[:1], group_size=1)[0].trajectories[0]
+    rollout = Rollout(EndsAtOnce(*answers), CHAT, EnvPool(EnvironmentSpec(TOY, "train")), config, seed=0)
+    return rollout.play(TASKS[:1], group_size=1).groups[0].trajectories[0]
 
 
 def test_a_continued_turn_when_its_answer_ended_in_special_tokens_then_goes_on_as_if_they_were_not_there() -> None:
@@ -159,15 +162,15 @@ class TimesOut(ColourEnv):
 
 
 def test_a_check_that_ran_out_of_time_is_counted_at_whatever_turn() -> None:
-    pool = EnvPool(EnvSpec("tests.agentrl.test_play:TimesOut", "train", expert=True))
+    pool = EnvPool(EnvironmentSpec("tests.agentrl.test_play:TimesOut", "train", expert=True))
     rollout = Rollout(None, CHAT, pool, LIMITS, seed=0, policy=expert_policy)
-    trajectories = [t for group in rollout.play(TASKS[:2], group_size=2) for t in group.trajectories]
+    trajectories = [t for group in rollout.play(TASKS[:2], group_size=2).groups for t in group.trajectories]
     assert [(t.verdict, t.num_verdict_timeouts) for t in trajectories] == [("library", 1)] * 4
 
 
 def test_a_full_context_ends_the_episode_as_data() -> None:
     config = LIMITS.model_copy(update={"max_context_tokens": 20, "max_turns": 5})
-    trajectories = toy_rollout(MODULE, TOKENIZER, config).play(TASKS[:2], group_size=2)[0].trajectories
+    trajectories = toy_rollout(MODULE, TOKENIZER, config).play(TASKS[:2], group_size=2).groups[0].trajectories
     assert {t.status for t in trajectories} == {Status.TOKEN_LIMIT}
     assert all(len(t.rows[0].ids) <= 20 for t in trajectories)
 
@@ -175,7 +178,7 @@ def test_a_full_context_ends_the_episode_as_data() -> None:
 def test_a_task_whose_first_prompt_fills_the_row_is_counted_as_never_asked(capsys: pytest.CaptureFixture[str]) -> None:
     config = LIMITS.model_copy(update={"max_context_tokens": 5})
     rollout = toy_rollout(MODULE, TOKENIZER, config)
-    trajectories = [t for group in rollout.play(TASKS[:3], group_size=2) for t in group.trajectories]
+    trajectories = [t for group in rollout.play(TASKS[:3], group_size=2).groups for t in group.trajectories]
     length = trajectories[0].unasked_tokens
     assert length >= 5
     assert all(t.unasked_tokens and not t.turns and t.status is Status.TOKEN_LIMIT for t in trajectories)
@@ -186,20 +189,20 @@ def test_a_task_whose_first_prompt_fills_the_row_is_counted_as_never_asked(capsy
     assert capsys.readouterr().err == ""
     metrics = Evaluation(trajectories, "train", 1.0, samples=2).metrics()
     assert (metrics["eval/never_asked"], metrics["eval/longest_unasked"]) == (6, length)
-    asked = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2)[0].trajectories
+    asked = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2).groups[0].trajectories
     assert not any(t.unasked_tokens for t in asked)
 
 
 def test_a_turn_limit_ends_the_episode_as_data() -> None:
     config = LIMITS.model_copy(update={"max_turns": 1})
-    trajectory = toy_rollout(MODULE, TOKENIZER, config).play(TASKS[:1], group_size=2)[0].trajectories[0]
+    trajectory = toy_rollout(MODULE, TOKENIZER, config).play(TASKS[:1], group_size=2).groups[0].trajectories[0]
     assert trajectory.status is Status.TURN_LIMIT
     assert len(trajectory.turns) == 1
 
 
 def test_an_environment_that_raises_once_is_retried_and_counted(tmp_path: Path) -> None:
     rollout = toy_rollout(MODULE, TOKENIZER, LIMITS, faults={"step": "raise"}, flag=str(tmp_path / "raised"))
-    trajectories = [t for g in rollout.play(TASKS, group_size=2) for t in g.trajectories]
+    trajectories = [t for g in rollout.play(TASKS, group_size=2).groups for t in g.trajectories]
     assert len(trajectories) == 12
     assert sorted(t.num_retries for t in trajectories) == [0] * 11 + [1]
     (error,) = [t.error for t in trajectories if t.num_retries]
@@ -210,7 +213,7 @@ def test_episodes_that_always_fail_are_left_out_with_their_group() -> None:
     faulty = [TASKS[0].index]
     rollout = toy_rollout(MODULE, TOKENIZER, LIMITS, faults={"reset": "raise"}, faulty_tasks=faulty)
     seen: list[Trajectory] = []
-    groups = rollout.play(TASKS, group_size=2, on_episode=seen.append)
+    groups = rollout.play(TASKS, group_size=2, on_episode=seen.append).groups
     assert [group.task for group in groups] == TASKS[1:]
     failed = [t for t in seen if t.status is Status.FAILED]
     assert [(t.num_retries, t.task) for t in failed] == [(2, TASKS[0])] * 2
@@ -227,7 +230,7 @@ def test_a_hung_or_dead_worker_is_replaced_and_the_episode_retried(tmp_path: Pat
     rollout = toy_rollout(
         MODULE, TOKENIZER, LIMITS, workers=1, timeout_s=1.0, faults={"step": fault}, flag=str(tmp_path / "f")
     )
-    trajectories = [t for g in rollout.play(TASKS[:2], group_size=2) for t in g.trajectories]
+    trajectories = [t for g in rollout.play(TASKS[:2], group_size=2).groups for t in g.trajectories]
     rollout.pool.close()
     assert len(trajectories) == 4
     assert all(t.status is not Status.FAILED for t in trajectories)
@@ -235,9 +238,9 @@ def test_a_hung_or_dead_worker_is_replaced_and_the_episode_retried(tmp_path: Pat
 
 
 def test_worker_processes_play_the_same_episodes_as_this_process() -> None:
-    here = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS, group_size=2)
+    here = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS, group_size=2).groups
     rollout = toy_rollout(MODULE, TOKENIZER, LIMITS, workers=2)
-    there = rollout.play(TASKS, group_size=2)
+    there = rollout.play(TASKS, group_size=2).groups
     rollout.pool.close()
     for a, b in zip(here, there, strict=True):
         assert [t.rows[0].ids.tolist() for t in a.trajectories] == [t.rows[0].ids.tolist() for t in b.trajectories]
@@ -247,9 +250,9 @@ def test_a_step_that_waits_for_others_keeps_nobody_waiting_and_changes_no_token(
     def play(env_id: str) -> tuple[list[int], list[list[int]]]:
         limits = LIMITS.model_copy(update={"max_turns": 1, "max_concurrent": 2})
         rollout = toy_rollout(MODULE, TOKENIZER, limits)
-        rollout.pool = EnvPool(EnvSpec(env_id, "train", {"slow_task": TASKS[0].index}))
+        rollout.pool = EnvPool(EnvironmentSpec(env_id, "train", {"slow_task": TASKS[0].index}))
         finished: list[int] = []
-        groups = rollout.play(TASKS, group_size=1, on_episode=lambda t: finished.append(t.task.position))
+        groups = rollout.play(TASKS, group_size=1, on_episode=lambda t: finished.append(t.task.position)).groups
         rollout.pool.close()
         return finished, [group.trajectories[0].rows[0].ids.tolist() for group in groups]
 
@@ -261,11 +264,11 @@ def test_a_step_that_waits_for_others_keeps_nobody_waiting_and_changes_no_token(
 
 
 def test_logprobs_of_a_trajectory_are_log_probabilities() -> None:
-    group = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2)[0]
+    group = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS[:1], group_size=2).groups[0]
     logprobs = np.concatenate([t.rows[0].logprobs[t.rows[0].trained] for t in group.trajectories])
     assert (logprobs <= 0).all()
     assert math.isfinite(logprobs.sum())
 
 
 def test_count_tasks_asks_the_unwrapped_environment() -> None:
-    assert count_tasks(EnvSpec(TOY, "train")) == 64
+    assert count_tasks(EnvironmentSpec(TOY, "train")) == 64

@@ -5,11 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from agentrl.config.schema import GateConfig, KlRateConfig
-from agentrl.learner.gates import Gate, make_gate
-from agentrl.learner.rate_gates import KlRateGate
-from agentrl.types import StepSignal, Verdict
-from tests.agentrl.helpers import toy_config
+from agentrl.learner.gates import Gate, KlRateConfig, StepSignal, Verdict, make_gate
+from agentrl.learner.gates.rate import KlRateGate
+from tests.agentrl.helpers import gate_config, toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows
 
 
@@ -26,7 +24,7 @@ GO, STOP = (True, False, ""), (False, True, "kl")
 
 
 def test_kl_rate_discards_and_stops_strictly_above_its_target_and_never_at_k_1() -> None:
-    gate = make_gate(GateConfig(kind="kl_rate"))
+    gate = make_gate(gate_config(kind="kl_rate"))
     assert outcomes(feed(gate, [0.5, 0.01, 0.0100001])) == [GO, GO, STOP]
     assert gate.judge(StepSignal(1, 1.0, kl=0.25)).statistics == {"kl": 0.25}
     assert outcomes(feed(gate, [0.0, math.nan])) == [GO, STOP]
@@ -64,7 +62,7 @@ def test_kl_rate_never_exceeds_the_given_rate_and_comes_down_from_any() -> None:
 
 
 def test_kl_rate_with_other_settings_stops_and_moves_by_them() -> None:
-    config = GateConfig(kind="kl_rate", threshold=0.5, kl_rate=KlRateConfig(target=0.1, most=1.2))
+    config = gate_config(kind="kl_rate", threshold=0.5, target=0.1, most=1.2)
     gate = make_gate(config)
     assert outcomes(feed(gate, [0.0, 0.5, 0.51])) == [GO, GO, STOP]
     factors = [feed(gate, [0.0, 0.024])[0].rate_factor for _ in range(6)]
@@ -73,7 +71,7 @@ def test_kl_rate_with_other_settings_stops_and_moves_by_them() -> None:
 
 
 def test_kl_rate_with_a_stop_at_zero_uses_every_batch_once_and_controls_the_rate() -> None:
-    gate = make_gate(GateConfig(kind="kl_rate", threshold=0.0))
+    gate = make_gate(gate_config(kind="kl_rate", threshold=0.0))
     for kl, factor in ((0.02, 1.0), (0.001, 1 / 1.3), (0.0, 1.1 / 1.3)):
         verdicts = feed(gate, [0.0, kl])
         assert [verdict.apply for verdict in verdicts] == [True, kl == 0.0]
@@ -81,13 +79,13 @@ def test_kl_rate_with_a_stop_at_zero_uses_every_batch_once_and_controls_the_rate
 
 
 def test_kl_rate_with_a_stop_out_of_reach_controls_the_rate_alone() -> None:
-    gate = make_gate(GateConfig(kind="kl_rate", threshold=1e9))
+    gate = make_gate(gate_config(kind="kl_rate", threshold=1e9))
     assert outcomes(feed(gate, [0.0, 0.5, 40.0])) == [GO, GO, GO]
     assert feed(gate, [0.0])[0].rate_factor == pytest.approx(1 / 1.3)
 
 
 def test_kl_rate_after_a_gradient_that_is_not_finite_falls() -> None:
-    gate = make_gate(GateConfig(kind="kl_rate"))
+    gate = make_gate(gate_config(kind="kl_rate"))
     assert gate.judge(StepSignal(1, 1.0)).apply
     assert gate.judge(StepSignal(2, math.inf)).reason == "non_finite"
     assert gate.judge(StepSignal(1, 1.0)).rate_factor == pytest.approx(1 / 1.3)
@@ -99,7 +97,7 @@ def test_kl_rate_after_a_gradient_that_is_not_finite_falls() -> None:
 
 @pytest.mark.parametrize(("ess", "factor"), [(1.0, 1.0), (0.25, 0.5), (0.81, 0.9), (1.5, 1.0), (math.nan, 0.0)])
 def test_ess_rate_is_the_root_of_the_effective_share_of_sequences(ess: float, factor: float) -> None:
-    gate = make_gate(GateConfig(kind="ess_rate"))
+    gate = make_gate(gate_config(kind="ess_rate"))
     verdict = gate.judge(StepSignal(2, 1.0, sequence_ess=ess))
     assert (verdict.apply, verdict.stop) == (True, False)
     assert verdict.rate_factor == pytest.approx(factor)

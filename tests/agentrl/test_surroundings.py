@@ -23,7 +23,7 @@ from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.runs.checkpoint import checkpoints, newest_checkpoint, save_model
 from agentrl.runs.folder import read_metrics
 from agentrl.runs.outputs import given_back_if_empty, output_file
-from agentrl.runs.writer import Run
+from agentrl.runs.writer import RunWriter
 from tests.agentrl.test_faults import SMALL
 from tests.toy import ColourEnv
 
@@ -132,10 +132,10 @@ def test_copies_beside_checkpoints_are_neither_deleted_nor_resumed_from(finished
 
 def test_two_runs_into_one_named_folder_leave_it_to_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = build_config({})
-    Run.create(tmp_path / "run", config, tokenizer=None, command=[])
+    RunWriter.create(tmp_path / "run", config, tokenizer=None, command=[])
     monkeypatch.setattr("agentrl.runs.writer.require_empty", lambda folder: None)  # looked in the same moment
     with pytest.raises(UserError, match="is not empty"):
-        Run.create(tmp_path / "run", config, tokenizer=None, command=[])
+        RunWriter.create(tmp_path / "run", config, tokenizer=None, command=[])
 
 
 def test_a_claimed_folder_goes_when_nothing_came_of_it(

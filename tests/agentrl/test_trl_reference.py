@@ -13,7 +13,7 @@ import torch
 
 from agentrl.learner.advantage import dr_grpo, grpo
 from agentrl.learner.batch import Batch, BatchRow
-from agentrl.learner.learner import Learner
+from agentrl.learner.learner import TorchLearner
 from agentrl.learner.losses import mismatch_weights
 from tests.agentrl.helpers import tiny_policy, toy_config
 
@@ -94,20 +94,20 @@ def ours(x: dict[str, torch.Tensor], **loss: Any) -> Any:
     """The same of the learner: its batch, its weights, its token losses."""
     config = toy_config(loss=loss, rollout={"max_context_tokens": T})
     module, tokenizer = tiny_policy(dtype=torch.float64)
-    learner = Learner(module, config, pad_id=tokenizer.pad_token_id)
+    learner = TorchLearner(module, config, pad_id=tokenizer.pad_token_id)
     rows = []
     for i, length in enumerate(LENGTHS):
         trained = np.arange(PROMPT + length) >= PROMPT
         worth = np.where(trained, float(x["advantages"][i]), 0).astype(np.float32)
         logprobs = np.concatenate([np.zeros(PROMPT), x["behaviour"][i, :length].numpy()]).astype(np.float32)
         rows.append(BatchRow(np.zeros(PROMPT + length, np.int32), trained, worth, logprobs))
-    parts, _ = learner._prepare(Batch(rows, sum(LENGTHS), 1, 1))
+    parts, _ = learner.prepare(Batch(rows, sum(LENGTHS), 1, 1))
     new = x["new"].clone().requires_grad_()
     objective = torch.zeros((), dtype=torch.float64)
     for part in parts:
         places = torch.tensor(part.rows)[part.row_index], torch.cat([torch.arange(LENGTHS[i]) for i in part.rows])
         part.old_logprobs, part.reference_logprobs = x["old"][places], x["reference"][places]
-        objective = objective + (learner._token_losses(part, new[places]) * part.weights).sum()
+        objective = objective + (learner.loss(new[places], part)[0] * part.weights).sum()
     objective.backward()
     return float(objective), new.grad
 

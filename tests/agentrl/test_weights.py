@@ -53,11 +53,11 @@ def test_an_adapter_for_layers_that_the_model_lacks_is_refused_by_name() -> None
 def save(run: Path, module: Any, *, step: int = 1) -> Path:
     _, tokenizer = tiny_policy()
     plain, _ = tiny_policy()
-    learner: dict[str, Any] = {"optimizer": {0: {"exp_avg": torch.ones(2)}}, "counters": {}, "gate": {}}
-    state = TrainerState(step, learner, {}, {}, {}, trained=["a"], adapter=adapter_tensors(module))
-    return save_checkpoint(
-        run, state, module=plain, weights=gather_weights(module, keep=True), tokenizer=tokenizer, keep=2
-    )
+    learner: dict[str, Any] = {
+        "weights": gather_weights(module, keep=True), "adapter": adapter_tensors(module), "monitor": {},
+        "optimizer": {"a": {"exp_avg": torch.ones(2)}}, "counters": {}, "gate": {},
+    }  # fmt: skip
+    return save_checkpoint(run, TrainerState(step, learner, {}, {}), shape=plain, tokenizer=tokenizer, keep=2)
 
 
 def test_an_adapter_comes_back_from_a_checkpoint_and_only_into_its_own_shape(tmp_path: Path) -> None:

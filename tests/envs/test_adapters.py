@@ -14,7 +14,7 @@ import pytest
 from agentrl.config.read import load_config
 from agentrl.environment.capacity import Room
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.envs.adapters.remote import RemoteEnv
 from agentrl.envs.adapters.textarena import TextArenaEnv
 from agentrl.envs.errors import DataError, NoRoomError
@@ -196,7 +196,7 @@ def test_a_server_with_little_room_is_waited_for_and_every_episode_is_played(cap
     sessions = FullServer(capacity)
     with server_module.serve(sessions, "127.0.0.1", 0) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        spec = EnvSpec(REMOTE, "train", {"url": f"ws://127.0.0.1:{server.socket.getsockname()[1]}"})
+        spec = EnvironmentSpec(REMOTE, "train", {"url": f"ws://127.0.0.1:{server.socket.getsockname()[1]}"})
         tokenizer = build_tokenizer(())
         chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
         limits = load_config(None, ["--rollout.max_turns", "2"]).rollout
@@ -205,9 +205,9 @@ def test_a_server_with_little_room_is_waited_for_and_every_episode_is_played(cap
         for batch in range(2):
             for rollout in rollouts:  # the idle sessions of one pool leave their places to the other
                 tasks = [Task(REMOTE, "train", i, None, 4 * batch + i) for i in range(4)]
-                groups = rollout.play(tasks, group_size=5)
-                assert sum(len(group.trajectories) for group in groups) == 20
-                assert not rollout.failures
+                played = rollout.play(tasks, group_size=5)
+                assert sum(len(group.trajectories) for group in played.groups) == 20
+                assert not played.failures
                 assert sessions.active == 0
         for pool in pools:
             pool.close()

@@ -4,7 +4,7 @@ import pytest
 
 from agentrl.config.schema import RolloutConfig
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvSpec
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import expert_policy
@@ -25,11 +25,11 @@ def test_retrieved_tokens_are_never_trained_on(protocol: str, context: str) -> N
         context=context, window_turns=0, stop=["</search>", "</answer>"], max_turns=5, max_new_tokens=128,
         max_context_tokens=16_384, env_workers=0,
     )  # fmt: skip
-    pool = EnvPool(EnvSpec(ENV, "test", {"questions": "compact", "topk": 1}, protocol, expert=True))
+    pool = EnvPool(EnvironmentSpec(ENV, "test", {"questions": "compact", "topk": 1}, protocol, expert=True))
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id], growing=context == "conversation")
     rollout = Rollout(None, chat, pool, limits, seed=0, policy=expert_policy)
     num_searches = 0
-    for group in rollout.play(TaskSampler(ENV, "test", indices=list(range(4)), seed=0).take(4), group_size=1):
+    for group in rollout.play(TaskSampler(ENV, "test", indices=list(range(4)), seed=0).take(4), group_size=1).groups:
         (trajectory,) = group.trajectories
         assert trajectory.success
         for number, row in enumerate(trajectory.rows):

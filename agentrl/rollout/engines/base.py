@@ -33,8 +33,6 @@ class Completion:
     """Log-probs of those ids under the policy at the sampling temperature."""
     finish: str
     """`stop` or `length`."""
-    imitate: bool = True
-    """False for an exploratory action of a scripted policy."""
 
 
 class Engine(Protocol):
@@ -43,7 +41,13 @@ class Engine(Protocol):
     version: int
     """Number of weight updates loaded."""
     shares_weights: bool
-    """Whether the learner's own module decodes, so that `load_weights` gets no tensors."""
+    """Whether the learner's own module decodes, so that `load_weights` need not look at the tensors."""
+    needs_shape_only: bool
+    """Whether it holds weights of its own, so that the module it is made with may be a mere shape."""
+    mismatches: bool
+    """Whether it computes by other code than the learner, so that log-probs may differ and every sync is checked."""
+    can_run_ahead: bool
+    """Whether it can play while the learner computes."""
 
     async def generate(
         self, ids: list[int], sampling: Sampling, *, key: tuple[int, ...], session: str | None = None
@@ -74,8 +78,8 @@ class Engine(Protocol):
         """Give memory back until the next turn or weights, where the platform can: the rollout is over."""
         ...
 
-    def metrics(self) -> dict[str, float]:
-        """Counts since the last call (tokens generated, tokens prefilled ...)."""
+    def counts(self) -> dict[str, float]:
+        """What was counted since it was made: tokens generated, tokens prefilled ... Reading changes nothing."""
         ...
 
     def close(self) -> None:

@@ -6,14 +6,14 @@ from typing import Any
 
 import torch
 
-from agentrl.common.plugins import call_own
+from agentrl.common.plugins import call_own, find_callable
 from agentrl.config.schema import RolloutConfig
 from agentrl.errors import UserError
 from agentrl.rollout.engines.attention import Layout, find_layout
 from agentrl.rollout.engines.base import Engine
 from agentrl.rollout.engines.local import LocalEngine
 from agentrl.rollout.engines.vllm import VllmEngine
-from agentrl.rollout.engines.vllm_servers import FleetEngine
+from agentrl.rollout.engines.vllm_servers import VllmServersEngine
 from agentrl.rollout.engines.weight_sync import DiskSync, Host, NcclSync, WeightSync
 
 _SYNC_OPTIONS = ("weight_sync", "folder", "address")
@@ -28,6 +28,7 @@ def make_engine(
     count: int = 1,
     host: Host | None = None,
     folder: str | None = None,
+    shares_weights: bool = True,
 ) -> Engine:
     """An engine for this process; all but the embedded one need `load_weights` before the first turn.
 
@@ -39,6 +40,7 @@ def make_engine(
         count: number of processes.
         host: the processes of this machine, of which one writes weights for servers.
         folder: name of the folder for them, the same for these processes; None makes one.
+        shares_weights: whether `module` is the learner's own, no replica.
 
     Raises:
         UserError: fewer endpoints than processes, unknown options, vLLM refuses the set-up, or the embedded engine
@@ -46,7 +48,7 @@ def make_engine(
         MissingExtraError: the package is not installed.
     """
     if config.engine == "local":
-        return _local_engine(config, module, tokenizer)
+        return _local_engine(config, module, tokenizer, shares_weights=shares_weights)
     if ":" in config.engine:
         made: Engine = call_own(
             config.engine, "rollout.engine",
@@ -54,7 +56,7 @@ def make_engine(
         )  # fmt: skip
         return made
     if config.endpoints:
-        return FleetEngine(
+        return VllmServersEngine(
             _own_endpoints(config, rank, count),
             sync=_make_sync(config.engine_options, module, host or Host(), folder),
             max_context_tokens=config.max_context_tokens,
@@ -68,9 +70,24 @@ def make_engine(
     )  # fmt: skip
 
 
-def _local_engine(config: RolloutConfig, module: Any, tokenizer: Any) -> LocalEngine:
+def engine_type(config: RolloutConfig) -> Any:
+    """The class that a config names, which says what it needs and can (`needs_shape_only`, `can_run_ahead` ...)."""
+    if ":" in config.engine:
+        return find_callable(config.engine, "rollout.engine")
+    return LocalEngine if config.engine == "local" else VllmServersEngine if config.endpoints else VllmEngine
+
+
+def holds_own_weights(config: RolloutConfig) -> bool:
+    """Whether the engine needs no more than the module's shape."""
+    return bool(getattr(engine_type(config), "needs_shape_only", False))
+
+
+def _local_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, shares_weights: bool) -> LocalEngine:
     def engine_of(layout: Layout, slots: int, positions: int) -> LocalEngine:
-        return LocalEngine(module, tokenizer, max_concurrent=slots, max_context_tokens=positions, layout=layout)
+        return LocalEngine(
+            module, tokenizer,
+            max_concurrent=slots, max_context_tokens=positions, layout=layout, shares_weights=shares_weights,
+        )  # fmt: skip
 
     layout = find_layout(engine_of, module, max_context_tokens=config.max_context_tokens)
     return engine_of(layout, config.max_concurrent, config.max_context_tokens)

@@ -109,7 +109,7 @@ class SlotCache(Cache):
 
 
 class LocalEngine:
-    """Decodes with a Hugging Face causal LM held in this process.
+    """Decodes with a Hugging Face causal LM held in this process, by the code that the learner computes with.
 
     Args:
         module: the model, shared with the learner or a full replica.
@@ -119,6 +119,10 @@ class LocalEngine:
         shares_weights: whether the module is the learner's own.
         layout: what the tokens of each kind of layer see; None: what the module's config says.
     """
+
+    needs_shape_only = False
+    mismatches = False
+    can_run_ahead = False
 
     def __init__(
         self,
@@ -187,10 +191,9 @@ class LocalEngine:
         return [float(x) for x in logits.log_softmax(-1).gather(1, row[0, 1:, None])[:, 0]]
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, version: int) -> None:
-        """Take new weights (none when the module is the learner's own) and drop all keys and values."""
+        """Take new weights, which the learner's own module has already, and drop all keys and values."""
         assert not self._running, "weights change only between rollouts"
-        named_tensors = list(named_tensors)
-        if named_tensors:
+        if not self.shares_weights:
             self.module.load_state_dict(dict(named_tensors), strict=False)
         self._stored = [[] for _ in self._stored]
         self.version = version
@@ -201,10 +204,9 @@ class LocalEngine:
             self._cache.buffers.clear()
             self._stored = [[] for _ in self._stored]
 
-    def metrics(self) -> dict[str, float]:
-        """Tokens generated and prefilled and forward passes since the last call."""
-        counts, self._counts = self._counts, dict.fromkeys(self._counts, 0.0)
-        return counts
+    def counts(self) -> dict[str, float]:
+        """Tokens generated and prefilled, and forward passes."""
+        return dict(self._counts)
 
     def close(self) -> None:
         """Free the key/value buffer."""

@@ -66,6 +66,9 @@ class VllmEngine:
     """
 
     shares_weights = False
+    needs_shape_only = True
+    mismatches = True
+    can_run_ahead = False
 
     def __init__(
         self,
@@ -142,10 +145,9 @@ class VllmEngine:
             self._call(lambda: self._engine.sleep(level=1))
             self._asleep = True
 
-    def metrics(self) -> dict[str, float]:
-        """Tokens generated and prefilled since the last call."""
-        counts, self._counts = self._counts, dict.fromkeys(self._counts, 0.0)
-        return counts
+    def counts(self) -> dict[str, float]:
+        """Tokens generated and prefilled."""
+        return dict(self._counts)
 
     def close(self) -> None:
         """Stop the thread and free the engine."""

@@ -38,7 +38,7 @@ class _Server:
     """Waits for a server that failed."""
 
 
-class FleetEngine:
+class VllmServersEngine:
     """Decodes on vLLM servers; this process alone uses them.
 
     All requests run in an event loop of the engine's own, in a thread, so that connections outlive a rollout.
@@ -56,6 +56,9 @@ class FleetEngine:
     """
 
     shares_weights = False
+    needs_shape_only = True
+    mismatches = True
+    can_run_ahead = True
 
     def __init__(self, urls: list[str], *, sync: WeightSync, max_context_tokens: int, patience_s: float) -> None:
         try:
@@ -118,10 +121,9 @@ class FleetEngine:
     def pause(self) -> None:
         """Servers keep their memory: it is theirs alone."""
 
-    def metrics(self) -> dict[str, float]:
-        """Tokens generated, failed requests, and servers that came back, since the last call."""
-        counts, self._counts = self._counts, self._no_counts()
-        return counts
+    def counts(self) -> dict[str, float]:
+        """Tokens generated, failed requests, and servers that came back."""
+        return dict(self._counts)
 
     def close(self) -> None:
         """Close connections; the servers live on."""

@@ -3,7 +3,8 @@
 import asyncio
 import shutil
 import socket
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from agentrl.common.event_loops import run_coroutine
+from agentrl.config.schema import RolloutConfig
 from agentrl.errors import MissingExtraError, RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion, Engine, Sampling
@@ -194,6 +196,46 @@ def address_towards(url: str) -> str:
     with socket.socket(family, kind, protocol) as probe:
         probe.connect(place)
         return str(probe.getsockname()[0])
+
+
+class WeightSource(Protocol):
+    """Whatever learns, as far as engines are concerned."""
+
+    num_updates: int
+    """Version of the weights."""
+
+    def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Named whole tensors; an engine that shares the learner's module does not look at them."""
+        ...
+
+    def score(self, ids: list[int], temperature: float) -> list[float]:
+        """Log-prob of every id but the first given those before it, [L - 1]."""
+        ...
+
+
+def bring_weights(
+    engine: Engine, learner: WeightSource, rows: Sequence[Row], config: RolloutConfig
+) -> dict[str, float]:
+    """Bring the learner's weights to an engine; where that computes by other code, both score how it continues `rows`.
+
+    Args:
+        engine: of this process.
+        learner: where the weights come from.
+        rows: sampled rows to check with.
+        config: temperature and tolerance.
+
+    Returns:
+        Metrics of the check and the seconds it all took; nothing for an engine that computes as the learner does.
+
+    Raises:
+        RunError: the gap exceeds the tolerance.
+    """
+    started = time.perf_counter()
+    engine.load_weights(learner.weights(), version=learner.num_updates)
+    if not engine.mismatches:
+        return {}
+    gaps = check_sync(engine, rows, learner.score, temperature=config.temperature, tolerance=config.sync_tolerance)
+    return {**gaps, "time/sync_s": time.perf_counter() - started}
 
 
 def check_sync(

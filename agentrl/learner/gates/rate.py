@@ -4,10 +4,38 @@ A gate hands its factor on with every verdict (`Verdict.rate_factor`); the learn
 """
 
 import math
-from typing import Any
+from typing import Any, Literal
 
-from agentrl.config.schema import KlRateConfig
-from agentrl.types import StepSignal, Verdict
+from pydantic import Field
+
+from agentrl.learner.gates.base import Gate, GateConfig, Stateless, StepSignal, Verdict
+
+
+class KlRateConfig(GateConfig):
+    """Reuse stops at a KL, and the learning rate finds the size at which a batch just reaches it."""
+
+    kind: Literal["kl_rate"] = "kl_rate"
+    target: float = Field(0.01, gt=0)
+    """Mean k3 KL per token that the last gradient of a batch should not exceed."""
+    threshold: float | None = None
+    """KL above which a gradient is discarded; None takes the target; 0 uses every batch once and spends the second
+    gradient on the measurement."""
+    most: float = Field(1.0, gt=0)
+    """Largest factor on the scheduled rate; 1 never exceeds the given rate."""
+
+    def make(self, *, seed: int) -> Gate:
+        """The controller at factor 1."""
+        return KlRateGate(self)
+
+
+class EssRateConfig(GateConfig):
+    """The learning rate shrinks with the effective sample size of the sequences' weights."""
+
+    kind: Literal["ess_rate"] = "ess_rate"
+
+    def make(self, *, seed: int) -> Gate:
+        """The rule of VCPO."""
+        return EssRateGate()
 
 
 class KlRateGate:
@@ -22,15 +50,14 @@ class KlRateGate:
     PPO, a rate that follows the KL is PPO's adaptive penalty (arXiv 1707.06347, section 4) applied to the step size.
 
     Args:
-        config: target and ceiling of the controller.
-        stop: KL above which a gradient is discarded; None takes the target; 0 uses every batch once and spends the
-            second gradient on the measurement.
+        config: target, stop and ceiling.
     """
 
     DOWN, UP = 1.3, 1.1
 
-    def __init__(self, config: KlRateConfig, *, stop: float | None = None) -> None:
-        self.config, self.stop = config, config.target if stop is None else stop
+    def __init__(self, config: KlRateConfig) -> None:
+        self.config = config
+        self.stop = config.target if config.threshold is None else config.threshold
         self.factor = self.next_factor = 1.0
 
     def judge(self, signal: StepSignal) -> Verdict:
@@ -66,7 +93,7 @@ class KlRateGate:
         return self.factor
 
 
-class EssRateGate:
+class EssRateGate(Stateless):
     """Applies everything at a rate that shrinks with the effective sample size of the sequences' weights.
 
     The scheduled rate is multiplied by sqrt(min(1, ESS / B)), ESS / B = (sum w)^2 / (B sum w^2), with w the product of
@@ -80,10 +107,3 @@ class EssRateGate:
         ess = signal.sequence_ess
         factor = math.sqrt(min(1.0, ess)) if ess > 0 else 0.0  # also where it is not a number
         return Verdict(apply=True, stop=False, statistics={"sequence_ess": ess}, rate_factor=factor)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing to save."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
