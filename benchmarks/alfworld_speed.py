@@ -16,7 +16,7 @@ import gymnasium
 
 import agentrl.envs  # noqa: F401 - registers the ids
 from agentrl.envs.alfworld.sources import open_games
-from agentrl.envs.errors import MissingExtraError
+from agentrl.envs.env_errors import MissingExtraError
 
 _ID = "agentrl/ALFWorld-v0"
 

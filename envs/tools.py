@@ -22,7 +22,7 @@ from typing import Any, get_type_hints
 
 import gymnasium
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 _MARKS = re.compile(
     r"<tool_call>|<(think|thinking|thought|reasoning)>|\[THINK\]|</(?:think|thinking|thought|reasoning)>|\[/THINK\]"

@@ -9,16 +9,25 @@ from typing import Any
 import numpy as np
 
 from agentrl.common.paths import user_path
+from agentrl.common.progress import progress_bar
 from agentrl.retriever.bm25 import Bm25Index
 from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
-from agentrl.retriever.engine import open_vectors
-from agentrl.retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
 from agentrl.retriever.exact import ExactIndex
 from agentrl.retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
-from agentrl.retriever.folder import FORMAT, fingerprints, is_whole, lock, open_manifest, read_json, size_of, write_json
+from agentrl.retriever.index_folder import (
+    FORMAT,
+    fingerprints,
+    is_whole,
+    lock,
+    open_manifest,
+    read_json,
+    size_of,
+    write_json,
+)
 from agentrl.retriever.passages import PassageFile, Passages, read_corpus, write_passages
-from agentrl.retriever.progress import progress_bar
+from agentrl.retriever.retrieval_errors import IndexFolderError, MissingExtraError, RetrieverError
+from agentrl.retriever.search import open_vectors
 from agentrl.retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
 
 _ENCODE_ROWS = 256  # passages between two writes: what a kill can cost

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
-from agentrl.retriever.folder import is_faiss_file, refuse_file
+from agentrl.retriever.index_folder import is_faiss_file, refuse_file
 from agentrl.retriever.passages import Hit, read_corpus
+from agentrl.retriever.retrieval_errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
+from agentrl.retriever.search import Retriever
 
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
 

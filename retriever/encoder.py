@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from agentrl.retriever.errors import MissingExtraError, RequestError
+from agentrl.retriever.retrieval_errors import MissingExtraError, RequestError
 
 _PROBE = "Ada Lovelace wrote the first published program."
 # Cosine between the probe's vectors at build time and now; bfloat16 moves it by less than 0.001.

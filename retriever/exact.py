@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentrl.retriever.errors import MissingExtraError
+from agentrl.retriever.retrieval_errors import MissingExtraError
 from agentrl.retriever.vectors import BLOCK_ROWS, Vectors
 
 ScanDtype = Literal["auto", "float32", "bfloat16"]

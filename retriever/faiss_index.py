@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.retriever.errors import IndexFolderError, MissingExtraError
+from agentrl.retriever.retrieval_errors import IndexFolderError, MissingExtraError
 from agentrl.retriever.vectors import Vectors
 
 KINDS = ("flat", "sq8", "ivf", "ivf-sq8", "hnsw")

@@ -14,15 +14,15 @@ from typing import Any
 from agentrl.retriever.batching import Batcher
 from agentrl.retriever.cache import LruCache
 from agentrl.retriever.checks import Limits, check_queries, check_topk
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import (
+from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import (
     MalformedBodyError,
     MissingExtraError,
     OverloadedError,
     RequestError,
     RetrieverError,
 )
-from agentrl.retriever.passages import Hit
+from agentrl.retriever.search import Retriever
 
 _FIELDS = ("queries", "query", "topk", "return_scores")
 

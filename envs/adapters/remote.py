@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError, NoRoomError
+from agentrl.envs.env_errors import DataError, MissingExtraError, NoRoomError
 from agentrl.envs.spaces import FreeText
 
 _TEXT_KEYS = ("text", "message", "prompt", "content", "output", "observation", "echoed_message")

@@ -8,7 +8,7 @@ from typing import Any
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 from agentrl.envs.spaces import FreeText
 
 Opponent = Callable[[str], str]

@@ -32,7 +32,7 @@ from agentrl.envs.alfworld.official import (
 )
 from agentrl.envs.alfworld.packed import write_pack
 from agentrl.envs.alfworld.sources import Games, available_splits, open_games
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 
 def progress() -> Progress:

@@ -9,11 +9,11 @@ import gymnasium
 import numpy as np
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.alfworld.engine import Engine
-from agentrl.envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
+from agentrl.envs.alfworld.experts import EXPERTS, ExploringExpert, HouseholdExpert, WalkthroughExpert
 from agentrl.envs.alfworld.protocols import drawn_tasks
 from agentrl.envs.alfworld.sources import Games, load_game, open_games
 from agentrl.envs.alfworld.stock import StockEngine
+from agentrl.envs.alfworld.text_engine import TextEngine
 from agentrl.envs.alfworld.texts import DIALECTS
 from agentrl.envs.spaces import FreeText
 
@@ -88,8 +88,8 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         is_drawn = eval_draws is not None and split in _EVAL_SPLITS
         self._tasks = _draw(len(self._games), eval_draws) if is_drawn else range(len(self._games))
         self._stock = StockEngine() if backend == "textworld" else None
-        self._engine: Engine | StockEngine | None = None
-        self._expert: Expert | None = None
+        self._engine: TextEngine | StockEngine | None = None
+        self._expert: HouseholdExpert | None = None
         self.observation_space = FreeText()
         self.action_space = FreeText()
 
@@ -115,7 +115,7 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         game = load_game(self._games, index, self._grammar)
         if self._stock is not None:
             self._stock.load(game, self._games.content(index))
-        self._engine = self._stock or Engine(game)
+        self._engine = self._stock or TextEngine(game)
         observation = self._engine.reset()
         self._expert = self._make_expert(observation)
         return observation, self._info() | {"task": self._engine.game.name}
@@ -131,12 +131,12 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
             self._expert.observe(action, observation)
         return observation, float(engine.won), engine.won, False, self._info() | {"is_valid_action": is_valid}
 
-    def _make_expert(self, observation: str) -> Expert | None:
+    def _make_expert(self, observation: str) -> HouseholdExpert | None:
         assert self._engine is not None
         if self._expert_name is None:
             return None
         if self._expert_name == "walkthrough":
-            return WalkthroughExpert(self._engine if isinstance(self._engine, Engine) else self._engine.native)
+            return WalkthroughExpert(self._engine if isinstance(self._engine, TextEngine) else self._engine.native)
         return ExploringExpert(observation, grammar=self._grammar)
 
     def _info(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from agentrl.envs.alfworld.goals import parse_goal
-from agentrl.envs.alfworld.pddl import Problem
+from agentrl.envs.alfworld.goal_conditions import parse_goal
+from agentrl.envs.alfworld.pddl import PddlProblem
 from agentrl.envs.alfworld.texts import DIALECTS
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -50,7 +50,7 @@ class GameRecord(NamedTuple):
     name: str  # path relative to json_2.1.1, without the file name
     category: str  # one of TASK_TYPES
     task: str  # the task sentence
-    problem: Problem
+    problem: PddlProblem
     walkthrough: tuple[str, ...]  # commands of the `move` dialect that win
 
 

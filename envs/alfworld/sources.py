@@ -10,7 +10,7 @@ from agentrl.envs.alfworld.game import TASK_TYPES, Game
 from agentrl.envs.alfworld.generate import GeneratedGames
 from agentrl.envs.alfworld.official import HINT, SPLITS, open_folder, splits_of_folder
 from agentrl.envs.alfworld.packed import open_pack, splits_of_pack
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 GENERATED = "generated"
 _NUM_CACHED_GAMES = 512

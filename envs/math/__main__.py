@@ -10,7 +10,7 @@ from rich.progress import track
 from rich.table import Table
 
 from agentrl.common.paths import user_path
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 from agentrl.envs.math.answers import normalise
 from agentrl.envs.math.overlap import find_overlap
 from agentrl.envs.math.problems import NAMED_DATA, Problem, load_problems

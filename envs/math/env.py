@@ -10,14 +10,14 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import curriculum
 from agentrl.envs.math.answers import ANSWER_FORMATS
 from agentrl.envs.math.overlap import exact_repeats, words
 from agentrl.envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
-from agentrl.envs.math.verifier import Verdict, require_math_verify, start_workers, verify
+from agentrl.envs.math.verifier import AnswerVerdict, require_math_verify, start_workers, verify
+from agentrl.envs.options import choose_task
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.tasks import choose_task
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
     level, else the source), `metadata` (`benchmark`, and `subject` and `level` where given: whatever a table may be
     split by), and `expert_action` where an expert is asked for. info at steps: `success`, `score`, `answer` (the
     answer found, in one spelling for all writings of one number; None without one), `is_valid_action` (an answer was
-    found), `verdict` (what decided it, see `Verdict.decided_by`), `category`, `metadata`.
+    found), `verdict` (what decided it, see `AnswerVerdict.decided_by`), `category`, `metadata`.
 
         env = gymnasium.make("agentrl/Math-v0", split="test", data="math500", data_dir="data/math")
         problem, info = env.reset(options={"task": 0})
@@ -173,7 +173,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         category = self.problem.source if self._mixed else str(metadata.get("subject", level))
         return {"category": category, "metadata": metadata}
 
-    def _feedback(self, verdict: Verdict) -> str:
+    def _feedback(self, verdict: AnswerVerdict) -> str:
         left = self.max_attempts - self._attempts
         found = "That is not correct." if verdict.answer is not None else "No answer was found."
         return f"{found} Try again (attempts left: {left}). {_FEEDBACK[self.answer_format]}"

@@ -8,11 +8,11 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
-from agentrl.envs.math.workers import Outcome, WorkerError, WorkerPool
+from agentrl.envs.math.workers import WorkerError, WorkerOutcome, WorkerPool
+from agentrl.envs.options import choose_task
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.tasks import choose_task
 
 MAX_ANSWER_CHARS = 20_000  # boards and grids are long
 _SETUP_LIMIT_S = 60.0
@@ -158,7 +158,7 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         metadata = {"benchmark": "reasoning-gym", "subject": self._problem["subject"]}
         return {"category": self._source["name"], "metadata": metadata}
 
-    def _explain(self, outcome: Outcome) -> Exception:
+    def _explain(self, outcome: WorkerOutcome) -> Exception:
         name = str(self._source["name"])
         if name not in task_names():
             near = difflib.get_close_matches(name, task_names(), n=1)

@@ -7,15 +7,15 @@ from typing import Any, Literal
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 from agentrl.envs.search_qa import scoring
 from agentrl.envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
-from agentrl.envs.search_qa.experts import EXPERTS, Expert, VisibleNames
+from agentrl.envs.search_qa.experts import EXPERTS, SearchExpert, VisibleNames
 from agentrl.envs.search_qa.questions import Question, load_questions
 from agentrl.envs.search_qa.text import INVALID_ACTION, clean_query, cut_turn, information, parse_action
 from agentrl.envs.spaces import FreeText
 from agentrl.retriever.client import Client, Hit
-from agentrl.retriever.errors import QueryError
+from agentrl.retriever.retrieval_errors import QueryError
 
 Reward = Literal["em", "f1", "format", "verl"]
 _MAX_QUERY_CHARACTERS = 4096
@@ -33,7 +33,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
 
     Where it differs from Search-R1: an empty query is an invalid action; a search that finds nothing says so; the
     model's own text alone is scored. A retriever that does not answer raises
-    `agentrl.retriever.errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
+    `agentrl.retriever.retrieval_errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
 
     Args:
         split: "train", or the name of an evaluation split ("test" for generated questions).
@@ -116,7 +116,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         self._turns: list[str] = []
         self._response = ""
         self._names = VisibleNames(self._question.text) if self.is_generated else None
-        self._expert = Expert(self._question, thinks=self.expert == "thinking") if self.expert else None
+        self._expert = SearchExpert(self._question, thinks=self.expert == "thinking") if self.expert else None
         return self._question.text, self._info(self._question.text)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:

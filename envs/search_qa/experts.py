@@ -12,7 +12,7 @@ EXPERTS = ("default", "thinking")
 _MAX_TRIES = 2  # searches for one title before the expert gives up on it
 
 
-class Expert:
+class SearchExpert:
     """Looks up one title after the other and answers when it has read them all.
 
     It acts on what has been seen: a title is searched for only when it stands in the question or in a passage found so

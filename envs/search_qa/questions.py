@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
 ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",

@@ -7,13 +7,13 @@ from typing import Any
 
 import gymnasium
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.webshop.expert import EXPERTS, expert_action
+from agentrl.envs.webshop.experts import EXPERTS, expert_action
 from agentrl.envs.webshop.goals import KINDS, SPLITS, Goal, Split
 from agentrl.envs.webshop.loading import open_shop
 from agentrl.envs.webshop.nouns import METHODS
-from agentrl.envs.webshop.reward import OPTION_COUNTERS
+from agentrl.envs.webshop.purchase_reward import OPTION_COUNTERS
 from agentrl.envs.webshop.session import Rules, Session
 from agentrl.envs.webshop.shop import Shop
 from agentrl.envs.webshop.synthetic import STYLES

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import official
 from agentrl.envs.webshop.goals import KINDS
 from agentrl.envs.webshop.nouns import nouns_of_catalogue

@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 from agentrl.envs.webshop.analyzer import STOP_WORDS
 from agentrl.envs.webshop.products import Product
 from agentrl.envs.webshop.progress import track

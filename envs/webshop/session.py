@@ -14,7 +14,7 @@ from typing import Any
 from agentrl.envs.webshop import pages
 from agentrl.envs.webshop.goals import Goal
 from agentrl.envs.webshop.products import Product
-from agentrl.envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.purchase_reward import purchase_reward
 from agentrl.envs.webshop.shop import Shop
 
 BASE_URL = "http://127.0.0.1:3000"  # the original's own; part of the rich text's meaning, never contacted
@@ -34,7 +34,7 @@ class Rules:
 
 
 @dataclass
-class Outcome:
+class ActionOutcome:
     """What one action did."""
 
     reward: float = 0.0
@@ -118,20 +118,20 @@ class Session:
 
     # The actions.
 
-    def act(self, text: str) -> Outcome:
+    def act(self, text: str) -> ActionOutcome:
         """Do what an action says; anything not understood or not available changes nothing."""
         match parse_action(text):
             case "search", query:
                 return self._do_search(query.lower().split(" "))
             case "click", target if (label := target.lower()) in self.clickables and label != "search":
                 return self._click(label)
-        return Outcome(is_valid=False)
+        return ActionOutcome(is_valid=False)
 
-    def _do_search(self, keywords: list[str]) -> Outcome:
+    def _do_search(self, keywords: list[str]) -> ActionOutcome:
         if self.rules.operators and (keywords[0] == "<a>" or keywords == ["<c>"]):
-            return Outcome(is_valid=False)  # these two crash the original
+            return ActionOutcome(is_valid=False)  # these two crash the original
         self._show_results(keywords, 1)
-        return Outcome()
+        return ActionOutcome()
 
     def _search(self, keywords: list[str]) -> list[int]:
         if not self.rules.operators or keywords[0] not in OPERATORS:
@@ -144,7 +144,7 @@ class Session:
         query = " ".join(keywords[1:]).strip()
         return [number for number, product in enumerate(products) if product.query == query]
 
-    def _click(self, label: str) -> Outcome:
+    def _click(self, label: str) -> ActionOutcome:
         came_from = next((word for word in _URL_WORDS if word in self.url), "") if label in ("< prev", "next >") else ""
         match label, came_from:
             case "buy now", _:
@@ -163,7 +163,7 @@ class Session:
                 self._show_sub_page(label.capitalize())
             case _:
                 self._choose(label)
-        return Outcome()
+        return ActionOutcome()
 
     def _choose(self, label: str) -> None:
         """Open a product of the results, or choose an option value; the product's page is shown."""
@@ -176,7 +176,7 @@ class Session:
             self.options[self.shown_product().option_of[label]] = label
         self._show_item()
 
-    def _buy(self) -> Outcome:
+    def _buy(self) -> ActionOutcome:
         assert self.product is not None
         product = self.shown_product()
         price = self.prices.get(self.product, self.shop.prices[self.product])
@@ -188,7 +188,7 @@ class Session:
         score = str(self.score) if self.rules.show_score else "None"
         self.pieces = pages.done_page(product, _html_safe_json(self.options), score)
         self.clickables = []
-        return Outcome(reward=self.score, done=True)
+        return ActionOutcome(reward=self.score, done=True)
 
     # What can be seen.
 

@@ -15,7 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.bm25 import Index
 from agentrl.envs.webshop.goals import KINDS, GoalTable
 from agentrl.envs.webshop.products import Product, from_json, to_json

@@ -44,7 +44,7 @@ class SyntheticProduct(NamedTuple):
     nouns: list[str]  # of the title
 
 
-class _Kind(NamedTuple):
+class _ProductKind(NamedTuple):
     name: str
     plural: str
     category: str
@@ -55,7 +55,7 @@ class _Kind(NamedTuple):
 class _Words:
     """The word lists, split."""
 
-    kinds: dict[str, list[_Kind]]
+    kinds: dict[str, list[_ProductKind]]
     attributes: dict[str, Sequence[Sequence[str]]]  # before the kind, after "with", after "for"
     nouns: frozenset[str]
     brands: list[str]
@@ -89,13 +89,13 @@ def _plural(kind: str) -> str:
 
 @lru_cache(maxsize=1)
 def _words() -> _Words:
-    kinds: dict[str, list[_Kind]] = {}
+    kinds: dict[str, list[_ProductKind]] = {}
     nouns: set[str] = set()
     for category, paths in vocabulary.KINDS.items():
         for path, text in paths.items():
             for entry in split_words(text):
                 plural, name = _plural(entry), entry.rstrip("~")
-                kind = _Kind(name, plural, category, f"{path} › {plural.title()}")
+                kind = _ProductKind(name, plural, category, f"{path} › {plural.title()}")
                 kinds.setdefault(category, []).append(kind)
                 nouns.update(name.split())
     attributes: dict[str, Sequence[Sequence[str]]] = {}
@@ -168,7 +168,7 @@ def _pick_attributes(forms: Sequence[Sequence[str]], count: int, generator: rand
     return generator.sample(everything, min(count, len(everything)))
 
 
-def _label(kind: _Kind, words: _Words, generator: random.Random) -> str:
+def _label(kind: _ProductKind, words: _Words, generator: random.Random) -> str:
     """What the maker calls the product: often its kind, sometimes less, sometimes something else, as in real shops."""
     choice = generator.random()
     if choice < 0.5:
@@ -255,7 +255,7 @@ def _simple_product(number: int, seed: int) -> SyntheticProduct:
     generator = random.Random(f"simple product {seed} {number}")
     kinds = [(category, kind) for category, text in vocabulary.SIMPLE_KINDS.items() for kind in split_words(text)]
     category, name = kinds[number % len(kinds)]
-    kind = _Kind(name, name, category, f"{category.title()} › {name.title()}")
+    kind = _ProductKind(name, name, category, f"{category.title()} › {name.title()}")
     everything = split_words(vocabulary.SIMPLE_ATTRIBUTES)
     attributes = generator.sample(everything, 2)
     names = generator.choice((["color"], ["size"], ["color", "size"], ["color", "size"]))
@@ -280,7 +280,7 @@ def _simple_product(number: int, seed: int) -> SyntheticProduct:
 def _assemble(
     *,
     asin: str,
-    kind: _Kind,
+    kind: _ProductKind,
     title: str,
     description: str,
     bullets: list[str],

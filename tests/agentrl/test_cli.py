@@ -23,7 +23,7 @@ from agentrl.console import LineLog
 from agentrl.dry_run.schedule import format_bytes, schedule_table
 from agentrl.environment.calls import serve
 from agentrl.environment.spec import EnvSpec
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
 from agentrl.model.load import recompute_activations
 from agentrl.model.tiny import build_tiny_model, build_tokenizer

@@ -15,7 +15,7 @@ from agentrl.envs.alfworld.commands import _complete_from
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.official import parse_game_file
 from agentrl.envs.alfworld.sources import load_game, open_games
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError, MissingExtraError
 
 NAMES = [
     "train/pick_and_place_simple-Pen-None-Desk-1/trial_b",

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl import envs  # registers the ids
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.env import SearchQAEnv
-from agentrl.envs.search_qa.evaluate import score
 from agentrl.envs.search_qa.experts import RandomPolicy
+from agentrl.envs.search_qa.score_transcripts import score
 from agentrl.envs.search_qa.scoring import own_turns
 from agentrl.envs.search_qa.text import cut_turn, format_passages, information, parse_action
 from agentrl.retriever.client import Client
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RetrieverUnavailable
 from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import QueryError, RetrieverUnavailable
+from agentrl.retriever.search import Retriever
 
 assert "agentrl/SearchQA-v0" in envs.ENVIRONMENTS
 INVALID = (

@@ -6,7 +6,7 @@ from agentrl.envs.search_qa.env import SearchQAEnv
 from agentrl.envs.search_qa.protocols import STOP_STRINGS, SearchR1Prompt, VerlAgentSearch, project
 from agentrl.envs.search_qa.text import cut_turn
 from agentrl.retriever.client import Client
-from agentrl.retriever.errors import RetrieverError
+from agentrl.retriever.retrieval_errors import RetrieverError
 
 
 def search_r1(**options):

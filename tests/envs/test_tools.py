@@ -6,7 +6,7 @@ import gymnasium
 import pytest
 from transformers.utils import get_json_schema
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.spaces import FreeText
 from agentrl.envs.tools import ToolCalls, describe_tool
 

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from agentrl import envs
 from agentrl.config.read import load_config
-from agentrl.envs.errors import DataError
-from agentrl.envs.webshop.cli import main
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.env import WebShopEnv
-from agentrl.envs.webshop.evaluate import Result, evaluate, wilson_interval
-from agentrl.envs.webshop.expert import expert_action
+from agentrl.envs.webshop.experts import expert_action
 from agentrl.envs.webshop.protocols import PROTOCOLS, Compact, make, project
+from agentrl.envs.webshop.scripted_scores import Result, evaluate, wilson_interval
 from agentrl.envs.webshop.session import parse_action
+from agentrl.envs.webshop.shop_commands import main
 
 assert "agentrl/WebShop-v0" in envs.ENVIRONMENTS
 
@@ -384,7 +384,7 @@ def test_cli_when_input_is_bad_then_says_so_in_one_line(arguments, message, caps
 
 def test_module_when_asked_for_help_then_teaches_without_loading_torch():
     program = (
-        "import sys; from agentrl.envs.webshop.cli import main\n"
+        "import sys; from agentrl.envs.webshop.shop_commands import main\n"
         "try: main(['--help'])\nfinally: print('torch' in sys.modules)"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)

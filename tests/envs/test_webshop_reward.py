@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrl.envs.webshop.fuzzy import _common_subsequence_length, token_set_ratio
-from agentrl.envs.webshop.reward import COLORS, normalize_color, purchase_reward, type_reward
+from agentrl.envs.webshop.purchase_reward import COLORS, normalize_color, purchase_reward, type_reward
 from tests.envs.webshop_data import goal_for, three_products
 
 LAMP, STAND, MUG = three_products()

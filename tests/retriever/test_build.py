@@ -10,15 +10,15 @@ import time
 import numpy as np
 import pytest
 
+from agentrl.common import progress
 from agentrl.retriever import build as build_module
-from agentrl.retriever import progress
 from agentrl.retriever.build import build, encode_corpus, main, prepare_corpus
 from agentrl.retriever.encoder import Encoder, EncoderSpec
-from agentrl.retriever.engine import DenseSearcher, Retriever, available_indexes, open_vectors
-from agentrl.retriever.errors import IndexFolderError, RequestError
 from agentrl.retriever.exact import ExactIndex
-from agentrl.retriever.folder import open_manifest
+from agentrl.retriever.index_folder import open_manifest
 from agentrl.retriever.passages import PassageFile
+from agentrl.retriever.retrieval_errors import IndexFolderError, RequestError
+from agentrl.retriever.search import DenseSearcher, Retriever, available_indexes, open_vectors
 from agentrl.retriever.vectors import BLOCK_ROWS, usable_rows
 from tests.retriever.conftest import WordEncoder
 

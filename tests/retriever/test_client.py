@@ -8,8 +8,8 @@ from itertools import chain, repeat
 import pytest
 
 from agentrl.retriever.client import Client
-from agentrl.retriever.errors import IndexFolderError, QueryError, RequestError, RetrieverUnavailable
 from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import IndexFolderError, QueryError, RequestError, RetrieverUnavailable
 
 GOOD = json.dumps({"result": [[{"document": {"id": "7", "contents": "text"}, "score": 0.5}]]}).encode()
 

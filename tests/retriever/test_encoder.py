@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from agentrl.retriever.encoder import ENCODERS, Encoder, EncoderSpec, probe_vector, same_encoder
-from agentrl.retriever.errors import MissingExtraError, RequestError
+from agentrl.retriever.retrieval_errors import MissingExtraError, RequestError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

@@ -6,10 +6,16 @@ import pytest
 from agentrl.retriever.batching import Batcher
 from agentrl.retriever.cache import LruCache
 from agentrl.retriever.checks import Limits
-from agentrl.retriever.engine import DenseSearcher, Retriever
-from agentrl.retriever.errors import IndexFolderError, OverloadedError, QueryError, RequestError, RetrieverError
 from agentrl.retriever.exact import ExactIndex
 from agentrl.retriever.passages import Passages
+from agentrl.retriever.retrieval_errors import (
+    IndexFolderError,
+    OverloadedError,
+    QueryError,
+    RequestError,
+    RetrieverError,
+)
+from agentrl.retriever.search import DenseSearcher, Retriever
 from agentrl.retriever.vectors import Vectors
 from tests.retriever.conftest import WordEncoder
 

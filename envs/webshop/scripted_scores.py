@@ -9,9 +9,9 @@ import random
 from dataclasses import dataclass
 
 from agentrl.envs.webshop.env import WebShopEnv
-from agentrl.envs.webshop.expert import random_action
+from agentrl.envs.webshop.experts import random_action
 from agentrl.envs.webshop.progress import track
-from agentrl.envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.purchase_reward import purchase_reward
 
 POLICIES = ("random", "expert", "oracle")
 

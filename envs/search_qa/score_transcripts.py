@@ -1,4 +1,4 @@
-"""Score transcripts per data set: `python -m agentrl.envs.search_qa.evaluate TRANSCRIPTS.jsonl`."""
+"""Score transcripts per data set: `python -m agentrl.envs.search_qa.score_transcripts TRANSCRIPTS.jsonl`."""
 
 import argparse
 import json
@@ -13,7 +13,7 @@ import numpy as np
 
 from agentrl.common.fields import open_text, read_lines, texts_of
 from agentrl.common.paths import user_path
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
 from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
 
@@ -115,7 +115,7 @@ def _turns(row: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m agentrl.envs.search_qa.evaluate",
+        prog="python -m agentrl.envs.search_qa.score_transcripts",
         description="Exact match and F1 of transcripts per data set, with 95 % intervals; the model's own text only.",
         epilog='A row: {"dataset": "nq", "golden_answers": ["..."], "response": "<search>...<answer>...</answer>"}',
     )

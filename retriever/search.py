@@ -11,12 +11,12 @@ from agentrl.retriever.bm25 import Bm25Index
 from agentrl.retriever.cache import LruCache
 from agentrl.retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
 from agentrl.retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
-from agentrl.retriever.errors import IndexFolderError, RequestError
 from agentrl.retriever.exact import ExactIndex, ScanDtype
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
 from agentrl.retriever.faiss_index import FaissIndex, FaissParameters
-from agentrl.retriever.folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
+from agentrl.retriever.index_folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
 from agentrl.retriever.passages import Hit, PassageFile, Passages
+from agentrl.retriever.retrieval_errors import IndexFolderError, RequestError
 from agentrl.retriever.vectors import Vectors
 
 

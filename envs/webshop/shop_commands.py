@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.paths import user_path
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import official
 from agentrl.envs.webshop.env import WebShopEnv
-from agentrl.envs.webshop.evaluate import POLICIES, evaluate
 from agentrl.envs.webshop.goals import KINDS, SPLITS
 from agentrl.envs.webshop.loading import (
     DEFAULT_NUM_PRODUCTS,
@@ -24,8 +23,9 @@ from agentrl.envs.webshop.loading import (
 )
 from agentrl.envs.webshop.nouns import METHODS, nouns_of_stream
 from agentrl.envs.webshop.progress import track
-from agentrl.envs.webshop.reward import OPTION_COUNTERS
-from agentrl.envs.webshop.serve import ShopServer
+from agentrl.envs.webshop.purchase_reward import OPTION_COUNTERS
+from agentrl.envs.webshop.scripted_scores import POLICIES, evaluate
+from agentrl.envs.webshop.shop_server import ShopServer
 from agentrl.envs.webshop.store import build_store
 from agentrl.envs.webshop.synthetic import STYLES, synthesize
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import html_pages
 from agentrl.envs.webshop.env import WebShopEnv
 
@@ -55,7 +55,7 @@ class ShopServer(ThreadingHTTPServer):
         self.lock = Lock()  # one request at a time: a visit is not made for two
         self.num_tasks = make_env().num_tasks  # also loads the shop before the first visitor waits
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
+            super().__init__(("127.0.0.1", port), _ShopHandler)
         except OSError as error:
             raise DataError(f"port {port} cannot be used: {error.strerror}. Give another one, or 0 for any.") from error
 
@@ -79,7 +79,7 @@ class ShopServer(ThreadingHTTPServer):
         return self._visits.get(key)
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ShopHandler(BaseHTTPRequestHandler):
     """Start page, visits and the style sheet."""
 
     server: ShopServer

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentrl.retriever.errors import IndexFolderError
+from agentrl.retriever.retrieval_errors import IndexFolderError
 
 FORMAT = 1
 _SAMPLES, _SAMPLE_BYTES = 64, 4096
