@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.paths import user_path
 from agentrl.common.progress import progress_bar
 from agentrl.retriever.bm25 import Bm25Index
@@ -26,7 +27,7 @@ from agentrl.retriever.index_folder import (
     write_json,
 )
 from agentrl.retriever.passages import PassageFile, Passages, read_corpus, write_passages
-from agentrl.retriever.retrieval_errors import IndexFolderError, MissingExtraError, RetrieverError
+from agentrl.retriever.retrieval_errors import IndexFolderError, RetrieverError
 from agentrl.retriever.search import open_vectors
 from agentrl.retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
 

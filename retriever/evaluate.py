@@ -15,11 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.fields import fold, open_text, read_lines, text_of, texts_of
 from agentrl.common.paths import user_path
 from agentrl.common.progress import progress_bar
 from agentrl.retriever.passages import Hit
-from agentrl.retriever.retrieval_errors import MissingExtraError, RequestError, RetrieverError
+from agentrl.retriever.retrieval_errors import RequestError, RetrieverError
 from agentrl.retriever.search import Retriever, available_indexes
 
 _BATCH = 64

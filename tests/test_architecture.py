@@ -15,7 +15,7 @@ PROCESS = {"agentrl.runs.interruption"}  # which signals end a run
 ALLOWED: dict[str, set[str]] = {
     "agentrl": {"agentrl"},  # for type checkers; names are loaded when they are asked for
     "agentrl.common": {"agentrl.errors"},
-    "agentrl.errors": {"agentrl.common.installation"},
+    "agentrl.errors": set(),
     "agentrl.types": set(),
     "agentrl.console": set(),
     "agentrl.config": CORE,

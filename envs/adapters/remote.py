@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import gymnasium
 
-from agentrl.envs.env_errors import DataError, MissingExtraError, NoRoomError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError, NoRoomError
 from agentrl.envs.spaces import FreeText
 
 _TEXT_KEYS = ("text", "message", "prompt", "content", "output", "observation", "echoed_message")

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.alfworld.game import KNIFE_TYPES, TOOL_TYPES, Game
 from agentrl.envs.alfworld.pddl import PddlProblem, format_problem
 from agentrl.envs.alfworld.text_engine import TextEngine
-from agentrl.envs.env_errors import MissingExtraError
 
 _NAMED_RECEPTACLE_TYPES = frozenset().union(*TOOL_TYPES.values())
 

@@ -8,7 +8,8 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
 from agentrl.envs.math.workers import WorkerError, WorkerOutcome, WorkerPool
 from agentrl.envs.options import choose_task

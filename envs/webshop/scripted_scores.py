@@ -8,9 +8,10 @@ import math
 import random
 from dataclasses import dataclass
 
+from agentrl.common.intervals import wilson_interval
+from agentrl.common.progress import track
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.experts import random_action
-from agentrl.envs.webshop.progress import track
 from agentrl.envs.webshop.purchase_reward import purchase_reward
 
 POLICIES = ("random", "expert", "oracle")
@@ -37,20 +38,12 @@ class Result:
         """Score and success in percent with 95 % intervals (normal for the mean, Wilson for the share)."""
         count = len(self.scores)
         variance = sum((score - self.score) ** 2 for score in self.scores) / max(count - 1, 1)
-        low, high = wilson_interval(self.success, count)
+        low, high = wilson_interval(sum(score == 1.0 for score in self.scores), count)
         return (
             f"score {100 * self.score:.1f} ± {100 * 1.96 * math.sqrt(variance / count):.1f}, "
             f"success {100 * self.success:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
             f"{count} episodes of {self.num_steps / count:.1f} steps"
         )
-
-
-def wilson_interval(share: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share of `count` trials."""
-    center = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)  # rounding leaves [0, 1]
 
 
 def evaluate(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.paths import user_path
+from agentrl.common.progress import track
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import official
 from agentrl.envs.webshop.env import WebShopEnv
@@ -22,7 +23,6 @@ from agentrl.envs.webshop.loading import (
     synthetic_products,
 )
 from agentrl.envs.webshop.nouns import METHODS, nouns_of_stream
-from agentrl.envs.webshop.progress import track
 from agentrl.envs.webshop.purchase_reward import OPTION_COUNTERS
 from agentrl.envs.webshop.scripted_scores import POLICIES, evaluate
 from agentrl.envs.webshop.shop_server import ShopServer

@@ -15,11 +15,11 @@ from typing import Any, overload
 
 import numpy as np
 
+from agentrl.common.progress import track
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.bm25 import Index
 from agentrl.envs.webshop.goals import KINDS, GoalTable
 from agentrl.envs.webshop.products import Product, from_json, to_json
-from agentrl.envs.webshop.progress import track
 from agentrl.envs.webshop.shop import Shop, ShopBuilder
 
 VERSION = 2

@@ -10,12 +10,13 @@ import pytest
 from alfworld_room import content, write_tree
 
 import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.alfworld.__main__ import main
 from agentrl.envs.alfworld.commands import _complete_from
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.official import parse_game_file
 from agentrl.envs.alfworld.sources import load_game, open_games
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError
 
 NAMES = [
     "train/pick_and_place_simple-Pen-None-Desk-1/trial_b",

@@ -272,7 +272,7 @@ def test_verifier_when_awaited_in_threads_of_an_event_loop_then_a_bomb_stalls_no
 def test_verifier_when_math_verify_is_missing_then_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     import importlib.util
 
-    from agentrl.envs.env_errors import MissingExtraError
+    from agentrl.common.extras import MissingExtraError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install .*\[math\]"):

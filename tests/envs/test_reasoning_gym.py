@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 pytest.importorskip("reasoning_gym")
 
 import agentrl.envs  # noqa: F401 - registers the ids
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import reasoning_gym_worker as worker
 from agentrl.envs.math.reasoning_gym_env import ReasoningGymEnv, task_names
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.envs.env_errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import nouns, official
 from agentrl.envs.webshop.analyzer import terms
 from agentrl.envs.webshop.goals import SPLITS

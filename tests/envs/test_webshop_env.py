@@ -16,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl import envs
+from agentrl.common.intervals import wilson_interval
 from agentrl.config.read import load_config
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.experts import expert_action
 from agentrl.envs.webshop.protocols import PROTOCOLS, Compact, make, project
-from agentrl.envs.webshop.scripted_scores import Result, evaluate, wilson_interval
+from agentrl.envs.webshop.scripted_scores import Result, evaluate
 from agentrl.envs.webshop.session import parse_action
 from agentrl.envs.webshop.shop_commands import main
 
@@ -236,9 +237,9 @@ def test_evaluate_when_policies_differ_then_brackets_the_scores():
 
 
 def test_result_when_summed_up_then_has_the_textbooks_intervals():
-    assert wilson_interval(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
-    assert wilson_interval(0.0, 240)[0] == 0.0
-    assert wilson_interval(1.0, 240)[1] == 1.0
+    assert wilson_interval(50, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert wilson_interval(0, 240)[0] == 0.0
+    assert wilson_interval(240, 240)[1] == 1.0
     summary = Result([1.0, 0.0, 0.5, 1.0], 12).summary()
     assert summary.startswith("score 62.5 ± 46.9, success 50.0 % (15.0 to 85.0)")
 
