@@ -2,7 +2,7 @@
 
 
 class DataError(ValueError):
-    """Data files are missing, damaged, or of another kind than expected.
+    """What a user gave cannot be used: an option, or data files that are missing, damaged or of another kind.
 
     The message says what was expected, what came, where, and what to do.
     """

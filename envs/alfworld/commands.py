@@ -33,6 +33,7 @@ from agentrl.envs.alfworld.official import (
 from agentrl.envs.alfworld.packed import write_pack
 from agentrl.envs.alfworld.sources import Games, available_splits, open_games
 from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_at_least
 
 # -------------------------------------------------------------------- stats
 
@@ -211,9 +212,8 @@ def _complete_from(admissible: list[str]) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Play the games of a split once and print the success rate per task type with 95 % (Wilson) intervals."""
-    for name, value in (("--games", options.games), ("--max-steps", options.max_steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}.")
+    check_at_least("--games", options.games)
+    check_at_least("--max-steps", options.max_steps)
     env = _make_env(options, expert=None if options.policy == "random" else options.policy)
     rng = random.Random(options.seed)
     lengths: dict[str, list[int | None]] = defaultdict(list)

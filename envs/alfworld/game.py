@@ -13,6 +13,7 @@ from agentrl.envs.alfworld.goal_conditions import parse_goal
 from agentrl.envs.alfworld.pddl import PddlProblem
 from agentrl.envs.alfworld.texts import DIALECTS
 from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_choice
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -76,8 +77,7 @@ class Game:
     """
 
     def __init__(self, record: GameRecord, *, grammar: str = "move") -> None:
-        if grammar not in DIALECTS:
-            raise ValueError(f"grammar must be one of {sorted(DIALECTS)}, got {grammar!r}.")
+        check_choice("grammar", grammar, DIALECTS)
         self.name, self.category, self.task = record.name, record.category, record.task
         self.dialect = DIALECTS[grammar]
         self.walkthrough = tuple(translate_command(command, grammar) for command in record.walkthrough)

@@ -25,6 +25,7 @@ from agentrl.envs.alfworld.rooms import (
 )
 from agentrl.envs.alfworld.stock import game_file_content
 from agentrl.envs.alfworld.text_engine import TextEngine
+from agentrl.envs.options import check_at_least, check_choice
 
 ROOM_SIZES = ("small", "official")
 DEFAULT_NUM_GAMES = {"train": 3600, "valid_train": 240, "valid_seen": 240, "valid_unseen": 240}
@@ -91,10 +92,8 @@ class GeneratedGames:
         data_seed: int = 0,
         task_types: tuple[str, ...] = TASK_TYPES,
     ) -> None:
-        if room_size not in ROOM_SIZES:
-            raise ValueError(f"room_size must be one of {ROOM_SIZES}, got {room_size!r}.")
-        if num_games is not None and num_games < 1:
-            raise ValueError(f"num_games must be >= 1, got {num_games}.")
+        check_choice("room_size", room_size, ROOM_SIZES)
+        check_at_least("num_games", num_games)
         self.split, self.room_size, self.data_seed, self.task_types = split, room_size, data_seed, task_types
         self.num_games = DEFAULT_NUM_GAMES[split] if num_games is None else num_games
 

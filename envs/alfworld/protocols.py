@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
+from agentrl.envs.options import check_at_least
 from agentrl.envs.wrappers import ThinkAction
 
 _ACTION_START, _ACTION_END = "<action>", "</action>"
@@ -114,8 +115,7 @@ class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
         success_reward: float = 10.0,
     ) -> None:
         super().__init__(env)
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}.")
+        check_at_least("history_length", history_length, 0)
         self.history_length, self.lists_admissible = history_length, lists_admissible
         self.needs_admissible, self.success_reward = needs_admissible, success_reward
         self._task = self._observation = ""
@@ -166,8 +166,7 @@ def drawn_tasks(num_tasks: int, *, num_draws: int = 128, seed: int = 0, evaluati
     >>> len(drawn_tasks(140)), max(drawn_tasks(140)) < 140
     (128, True)
     """
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be >= 1, got {num_tasks}.")
+    check_at_least("num_tasks", num_tasks)
     return [
         next(islice(_shuffled_for_ever(num_tasks, seed + 1000 + worker), evaluation, None))
         for worker in range(num_draws)

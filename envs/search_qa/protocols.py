@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
+from agentrl.envs.options import check_at_least
 from agentrl.envs.search_qa.scoring import last_answer
 from agentrl.envs.search_qa.text import cut_turn
 
@@ -125,8 +126,7 @@ class VerlAgentSearch(gymnasium.Wrapper[str, str, str, str]):
         later_prompt: str = _LATER_STEP.replace("{instruction}", _INSTRUCTION),
     ) -> None:
         super().__init__(env)
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}.")
+        check_at_least("history_length", history_length, 0)
         self.history_length, self.penalty = history_length, penalty
         self.first_prompt, self.later_prompt = first_prompt, later_prompt
         _check_template("first_prompt", first_prompt, question="")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import gymnasium
 
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.pages import SEPARATOR
 from agentrl.envs.webshop.products import Product
@@ -257,6 +258,5 @@ def make(
     protocol: str = "verl-agent", *, split: str = "train", expert: str | None = None, **options: Any
 ) -> gymnasium.Env[str, str]:
     """The shop under a protocol; `options` are those of `WebShopEnv`."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    check_choice("protocol", protocol, PROTOCOLS)
     return PROTOCOLS[protocol](WebShopEnv(split, expert=expert, **options))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from agentrl.common.intervals import wilson_interval
 from agentrl.common.progress import track
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.experts import random_action
 from agentrl.envs.webshop.purchase_reward import purchase_reward
@@ -50,8 +51,7 @@ def evaluate(
     env: WebShopEnv, policy: str, *, episodes: int | None = None, max_steps: int = 15, seed: int = 0
 ) -> Result:
     """Play the first `episodes` tasks of the split (all by default), each once, `max_steps` actions at most."""
-    if policy not in POLICIES:
-        raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+    check_choice("policy", policy, POLICIES)
     count = min(episodes or env.num_tasks, env.num_tasks)
     scores, num_steps = [], 0
     for task in track(range(count), description=f"{policy} policy", total=count):

@@ -42,7 +42,7 @@ def test_reset_when_pickled_then_same_episode():
 
 
 def test_reset_when_task_out_of_range_then_value_error():
-    with pytest.raises(ValueError, match=r"0\.\.3599 for split 'train'"):
+    with pytest.raises(ValueError, match="an integer from 0 to 3599"):
         make().reset(options={"task": 3600})
 
 

@@ -158,7 +158,7 @@ def test_constructor_when_option_is_wrong_then_value_error(tmp_path):
     for options, message in [
         ({"split": "test"}, "split must be one of train"),
         ({"grammar": "drop"}, "grammar must be one of move, put"),
-        ({"expert": "oracle"}, "expert must be None"),
+        ({"expert": "oracle"}, "expert must be one of None, default, exploring"),
         ({"backend": "java"}, "backend must be one of native, textworld"),
         ({"task_types": [7]}, "task_types must be out of 1..6"),
         ({"room_size": "vast", "data": "generated"}, "room_size must be one of"),
