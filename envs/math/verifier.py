@@ -20,11 +20,10 @@ from agentrl.envs.math.answers import (
     canonical,
     extract_answers,
     normalise,
-    numerals_equal,
-    parse_numeral,
 )
 from agentrl.envs.math.equivalents import same_by_convention
 from agentrl.envs.math.markup import without_markup
+from agentrl.envs.math.numerals import numerals_equal, parse_numeral
 from agentrl.envs.math.workers import WorkerPool
 
 MAX_ANSWER_CHARS = 2000
