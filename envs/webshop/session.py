@@ -65,24 +65,28 @@ class Session:
     generator: random.Random = field(default_factory=lambda: random.Random(0))  # of the query `<r>`
     prices: Mapping[int, float] = field(default_factory=dict)  # override the shop's, by product number
 
+    done: bool = field(default=False, init=False)
+    score: float = field(default=0.0, init=False)
+    reward_parts: dict[str, Any] = field(default_factory=dict, init=False)
+    name: str = field(default="index", init=False)  # the kind of page shown
+    keywords: list[str] | None = field(default=None, init=False)  # of the last search
+    page: int = field(default=0, init=False)  # of its results, from 1
+    product: int | None = field(default=None, init=False)  # number of the one that is looked at
+    visited: set[str] = field(default_factory=set, init=False)  # products opened, by `asin`
+    options: dict[str, str] = field(default_factory=dict, init=False)  # chosen values by name
+    hits: list[int] = field(default_factory=list, init=False)  # numbers of the products found
+    pieces: list[pages.Piece] = field(default_factory=list, init=False)  # of the page
+    clickables: list[str] = field(default_factory=list, init=False)
+    _hits_of: list[str] | None = field(default=None, init=False)  # the keywords that `hits` belong to
+
     def __post_init__(self) -> None:
-        self.done = False
-        self.score = 0.0
-        self.reward_parts: dict[str, Any] = {}
-        self._hits_of: list[str] | None = None  # the keywords that `hits` belong to
         self._show_index()
 
     # The pages. Each sets the state and draws the page; `name` is the kind of page shown.
 
     def _show_index(self) -> None:
-        self.name = "index"
-        self.keywords: list[str] | None = None
-        self.page = 0
-        self.product: int | None = None
-        self.visited: set[str] = set()
-        self.options: dict[str, str] = {}
-        self.hits: list[int] = []
-        self._hits_of = None
+        self.name, self.keywords, self.page, self.product = "index", None, 0, None
+        self.visited, self.options, self.hits, self._hits_of = set(), {}, [], None
         self.pieces = pages.index_page(self.goal.text)
         self.clickables = ["search"]
 

@@ -19,10 +19,11 @@ from agentrl import envs
 from agentrl.common.intervals import wilson_interval
 from agentrl.config.read import load_config
 from agentrl.envs.env_errors import DataError
+from agentrl.envs.verl_agent import project
 from agentrl.envs.webshop.__main__ import main
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.experts import expert_action
-from agentrl.envs.webshop.protocols import PROTOCOLS, Compact, make, project
+from agentrl.envs.webshop.protocols import PROTOCOLS, Compact, make
 from agentrl.envs.webshop.scripted_scores import Result, evaluate
 from agentrl.envs.webshop.session import parse_action
 
@@ -256,7 +257,7 @@ def test_result_when_summed_up_then_has_the_textbooks_intervals():
     ],
 )
 def test_project_when_given_answers_then_decides_as_verl_agent(answer, action, is_valid):
-    assert project(answer) == (action, is_valid)
+    assert project(answer, fallback_characters=20) == (action, is_valid)
 
 
 def answer(action: str) -> str:
