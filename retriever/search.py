@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from agentrl.retriever.bm25_search import Bm25Searcher, index_texts, open_bm25
-from agentrl.retriever.cache import LruCache
+from agentrl.retriever.cache import CountingCache
 from agentrl.retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
 from agentrl.retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
 from agentrl.retriever.exact import ExactIndex, ScanDtype
@@ -43,7 +43,7 @@ class DenseSearcher:
             )
         self.index, self.encoder = index, encoder
         self.kind, self.num_rows = index.kind, index.num_rows
-        self.vectors: LruCache[str, np.ndarray] = LruCache(num_cached_vectors)
+        self.vectors: CountingCache[str, np.ndarray] = CountingCache(num_cached_vectors)
         self.encode_s = self.search_s = 0.0
 
     def search(self, queries: Sequence[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -103,7 +103,7 @@ class Retriever:
             )
         self.passages, self.searcher, self.limits = passages, searcher, limits
         self.name = name or searcher.kind
-        self.results: LruCache[tuple[str, int], tuple[Hit, ...]] = LruCache(num_cached_results)
+        self.results: CountingCache[tuple[str, int], tuple[Hit, ...]] = CountingCache(num_cached_results)
 
     def search(self, queries: Sequence[str], *, topk: int) -> list[list[Hit]]:
         """The best `topk` passages of every query, best first.

@@ -13,7 +13,7 @@ from typing import Any
 
 from agentrl.common.extras import MissingExtraError
 from agentrl.retriever.batching import Batcher
-from agentrl.retriever.cache import LruCache
+from agentrl.retriever.cache import CountingCache
 from agentrl.retriever.checks import Limits, check_queries, check_topk
 from agentrl.retriever.passages import Hit
 from agentrl.retriever.retrieval_errors import MalformedBodyError, OverloadedError, RequestError, RetrieverError
@@ -36,7 +36,7 @@ class RetrieveService:
         self.batcher = batcher or Batcher(retriever)
         self.started, self.num_errors = time.time(), 0
         # The JSON of one query's result: a rollout group asks the same question many times.
-        self.fragments: LruCache[tuple[str, int, bool], bytes] = LruCache(8192)
+        self.fragments: CountingCache[tuple[str, int, bool], bytes] = CountingCache(8192)
 
     async def answer(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Status, JSON body and extra headers for the body of `POST /retrieve`."""
