@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from agentrl.retriever.index_folder import is_faiss_file, refuse_file
@@ -16,6 +16,7 @@ from agentrl.retriever.passages import Hit, read_corpus
 from agentrl.retriever.retrieval_errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
 from agentrl.retriever.search import Retriever
 
+T = TypeVar("T")
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
 
 
@@ -88,8 +89,7 @@ class Client:
         def attempt(server: "_Address", timeout_s: float) -> list[list[Hit]]:
             return _read_result(server.request("POST", "/retrieve", body, timeout_s), len(queries), topk)
 
-        found: list[list[Hit]] = self._ask(attempt)
-        return found
+        return self._ask(attempt)
 
     def check(self) -> dict[str, Any]:
         """Ask for the server's health, with the same patience; what is served. Call it before a run.
@@ -104,7 +104,7 @@ class Client:
             self.search(["health"], topk=1)
             return {"status": "ok", "index": "unknown"}
 
-    def _ask(self, attempt: "Callable[[_Address, float], Any]") -> Any:
+    def _ask(self, attempt: "Callable[[_Address, float], T]") -> T:
         start = self._clock()
         delay, num_attempts = _FIRST_DELAY_S, 0
         while True:

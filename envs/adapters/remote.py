@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import ssl
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -98,7 +99,7 @@ class RemoteEnv(gymnasium.Env[str, str]):
         kind = _HttpSession if self.url.startswith("http") else _OpenEnvSession
         return kind(self.url, headers, self.timeout_s)
 
-    def _ask(self, method: Any, argument: Any) -> dict[str, Any]:
+    def _ask(self, method: Callable[[Any], Any], argument: Any) -> dict[str, Any]:
         try:
             answer = method(argument)
         except (OSError, DataError):
@@ -228,7 +229,7 @@ class _OpenEnvSession:
         return answer.get("data")
 
 
-def _open(connect: Any, url: str) -> Any:
+def _open(connect: Callable[[], Any], url: str) -> Any:
     from websockets.exceptions import InvalidStatus, WebSocketException
 
     try:

@@ -16,6 +16,7 @@ fields hold that are no text is read or refused by the rule of `agentrl.common.f
 """
 
 import csv
+import io
 import json
 import lzma
 import zlib
@@ -181,7 +182,7 @@ def _rows_of(content: Any) -> list[Any]:
     return rows
 
 
-def _read_table(stream: Any, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
+def _read_table(stream: io.TextIOBase, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(1 << 24)
     head = stream.readline()
     # DPR's files are called .csv and hold tabs.

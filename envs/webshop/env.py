@@ -38,7 +38,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
     reward are those of princeton-nlp/WebShop.
 
     Info: `admissible_actions`, `anchor`, `is_valid_action` (understood and available), `success`, `score`; at reset
-    `task` and `category`; after the purchase `reward_parts` (see `reward.purchase_reward`); with `expert`,
+    `task` and `category`; after the purchase `reward_parts` (see `purchase_reward`); with `expert`,
     `expert_action`.
 
     Reset options: `{"task": i}` plays task i of the split. `{"goal": {...}}` plays a goal given in full, with the keys
@@ -52,7 +52,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
             (or with "synthetic") a synthetic catalogue.
         num_products: use only the first products of the catalogue.
         goals: "synthetic" (templates) or "human" requests.
-        reward: "compat", the original's to the last bit, or "fixed", see `reward`.
+        reward: "compat", the original's to the last bit, or "fixed", see `purchase_reward`.
         observation: "text", or "text_rich", which marks what can be clicked.
         show_attributes: item pages have a fourth sub-page with the product's attributes.
         page_size: results on a page; the original's 10, or fewer for small models.
@@ -63,7 +63,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
         style: of the synthetic catalogue, "full" or "simple".
         title_nouns: "spacy", or "words" for an approximation without it; official files only.
         verify: refuse files whose content is not what their official names say.
-        expert: "default" to have `expert_action` in every info, see `expert`.
+        expert: "default" to have `expert_action` in every info, see `experts`.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "eval_split": "test"}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -157,7 +157,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
             "category": goal.target.category,
         }
 
-    def _pick(self, task: Any) -> int:
+    def _pick(self, task: object) -> int:
         """Canonical index of the goal to play."""
         split = self._split
         if len(split) == 0:

@@ -1,6 +1,6 @@
 """What scripted policies reach: the brackets around a model's score.
 
-`random` clicks and searches at random, `expert` is the scripted shopper (`expert`), `oracle` buys the product that the
+`random` clicks and searches at random, `expert` is the scripted shopper (`experts`), `oracle` buys the product that the
 request was written for with the options it asks for, which is the ceiling of the reward.
 """
 

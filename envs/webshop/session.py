@@ -26,7 +26,7 @@ _URL_WORDS = ("search_results", "item_page", "item_sub_page", "done")
 class Rules:
     """Variants of the shop."""
 
-    reward: str = "compat"  # or "fixed", see `reward`
+    reward: str = "compat"  # or "fixed", see `purchase_reward`
     show_attributes: bool = False  # item pages have a fourth sub-page
     operators: bool = False  # the original's back-door queries work
     show_score: bool = False  # the page after the purchase tells the score
