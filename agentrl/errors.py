@@ -4,8 +4,6 @@
 escapes is a bug of ours and keeps its traceback.
 """
 
-from agentrl.common.installation import install_hint
-
 
 class UserError(ValueError):
     """Bad input: the message says what was expected, what came, where, and what to do."""
@@ -17,13 +15,6 @@ class ConfigError(UserError):
 
 class CheckpointError(UserError):
     """A checkpoint or run folder is missing, incomplete or damaged."""
-
-
-class MissingExtraError(UserError):
-    """An optional package is not installed; the message names the extra that brings it."""
-
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install_hint(extra)}")
 
 
 class RunError(RuntimeError):

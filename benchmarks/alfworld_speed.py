@@ -15,8 +15,8 @@ import time
 import gymnasium
 
 import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.alfworld.sources import open_games
-from agentrl.envs.errors import MissingExtraError
 
 _ID = "agentrl/ALFWorld-v0"
 

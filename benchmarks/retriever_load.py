@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.retriever.encoder import ENCODERS, Encoder, probe_vector
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.folder import FORMAT, fingerprints, write_json
+from agentrl.retriever.index_folder import FORMAT, fingerprints, write_json
 from agentrl.retriever.passages import write_passages
+from agentrl.retriever.search import Retriever
 
 NAMES = ("Alder", "Birch", "Cedar", "Dunmore", "Elstow", "Farley", "Garrick", "Hollis", "Ingram", "Jarrow", "Kendal")
 WORDS = ("river", "bridge", "novel", "painter", "composer", "treaty", "harbour", "engine", "planet", "castle", "island")

@@ -6,6 +6,8 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from agentrl.envs.options import check_at_least
+
 _SAMPLE_ALPHABET = string.ascii_lowercase + string.digits + " []<>/.,!?\n\té漢🙂"
 
 
@@ -20,8 +22,7 @@ class FreeText(gymnasium.Space[str]):
     """
 
     def __init__(self, max_length: int = 1 << 20, *, seed: int | np.random.Generator | None = None) -> None:
-        if max_length < 1:
-            raise ValueError(f"max_length must be >= 1, got {max_length}.")
+        check_at_least("max_length", max_length)
         self.max_length = max_length
         super().__init__(dtype=str, seed=seed)
 

@@ -22,7 +22,8 @@ from typing import Any, get_type_hints
 
 import gymnasium
 
-from agentrl.envs.errors import DataError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 
 _MARKS = re.compile(
     r"<tool_call>|<(think|thinking|thought|reasoning)>|\[THINK\]|</(?:think|thinking|thought|reasoning)>|\[/THINK\]"
@@ -120,6 +121,8 @@ class ToolCalls(gymnasium.Wrapper[str, str, str, str]):
             result = self.tools[name](**arguments)
             if inspect.iscoroutine(result):
                 result = self._wait_for(result)
+        except MissingExtraError:  # a `ValueError` too, but nothing that the model can mend
+            raise
         except _MODELS_FAULT as error:
             return f"Error: {type(error).__name__}: {error}"
         return result if isinstance(result, tuple | str) else json.dumps(result, default=str)

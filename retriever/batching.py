@@ -9,8 +9,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agentrl.retriever.errors import OverloadedError, RetrieverError
 from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import OverloadedError, RetrieverError
 
 
 class Searcher(Protocol):
@@ -39,7 +39,7 @@ class BatchStatistics:
 
 
 @dataclass
-class _Request:
+class _SearchRequest:
     queries: list[str]
     topk: int
     arrived: float
@@ -64,7 +64,7 @@ class Batcher:
     ) -> None:
         self.searcher, self.max_batch, self.max_wait_s, self.max_queue = searcher, max_batch, max_wait_s, max_queue
         self.statistics = BatchStatistics()
-        self._waiting: deque[_Request] = deque()
+        self._waiting: deque[_SearchRequest] = deque()
         self._num_waiting = 0
         self._seconds_per_query = 0.01
         self._closed = False
@@ -78,7 +78,7 @@ class Batcher:
         Raises:
             OverloadedError: the queue is full.
         """
-        request = _Request(list(queries), topk, time.perf_counter())
+        request = _SearchRequest(list(queries), topk, time.perf_counter())
         with self._changed:
             if self._closed:
                 raise RetrieverError("the retriever is shutting down")
@@ -111,14 +111,14 @@ class Batcher:
                 self._search([request for request in wanted if request.topk == topk], topk)
             self._count(batch, time.perf_counter() - begin)
 
-    def _take(self) -> list[_Request]:
+    def _take(self) -> list[_SearchRequest]:
         """The next batch; empty when closed and nothing waits."""
         with self._changed:
             if not self._waiting and not self._closed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
                 if self.max_wait_s > 0:
                     self._changed.wait_for(lambda: self._num_waiting >= self.max_batch or self._closed, self.max_wait_s)
-            batch: list[_Request] = []
+            batch: list[_SearchRequest] = []
             size = 0
             while self._waiting and (not batch or size + len(self._waiting[0].queries) <= self.max_batch):
                 batch.append(self._waiting.popleft())
@@ -126,7 +126,7 @@ class Batcher:
             self._num_waiting -= size
             return batch
 
-    def _search(self, requests: list[_Request], topk: int) -> None:
+    def _search(self, requests: list[_SearchRequest], topk: int) -> None:
         queries = [query for request in requests for query in request.queries]
         try:
             found = self.searcher.search(queries, topk=topk)
@@ -144,7 +144,7 @@ class Batcher:
             request.result.set_result(found[start : start + len(request.queries)])
             start += len(request.queries)
 
-    def _count(self, batch: list[_Request], seconds: float) -> None:
+    def _count(self, batch: list[_SearchRequest], seconds: float) -> None:
         statistics, size = self.statistics, sum(len(request.queries) for request in batch)
         statistics.num_batches += 1
         statistics.num_requests += len(batch)

@@ -2,26 +2,34 @@
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.paths import user_path
-from agentrl.retriever.bm25 import Bm25Index
-from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder, probe_vector, same_encoder
-from agentrl.retriever.engine import open_vectors
-from agentrl.retriever.errors import IndexFolderError, MissingExtraError, RetrieverError
+from agentrl.common.progress import progress_bar, track
+from agentrl.retriever.bm25_search import build_bm25
+from agentrl.retriever.encode_corpus import encode_corpus
+from agentrl.retriever.encoder import ENCODERS, Encoder, TextEncoder
 from agentrl.retriever.exact import ExactIndex
 from agentrl.retriever.faiss_index import DEFAULT_PARAMETERS, FaissIndex, FaissParameters, build_faiss
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
-from agentrl.retriever.folder import FORMAT, fingerprints, is_whole, lock, open_manifest, read_json, size_of, write_json
+from agentrl.retriever.index_folder import (
+    FORMAT,
+    fingerprints,
+    is_whole,
+    lock,
+    open_manifest,
+    read_json,
+    write_json,
+)
 from agentrl.retriever.passages import PassageFile, Passages, read_corpus, write_passages
-from agentrl.retriever.progress import progress_bar
-from agentrl.retriever.vectors import BLOCK_ROWS, DEFAULT_SHARD_ROWS, append_rows, usable_rows
+from agentrl.retriever.retrieval_errors import IndexFolderError, RetrieverError
+from agentrl.retriever.search import open_vectors
+from agentrl.retriever.vectors import DEFAULT_SHARD_ROWS
 
-_ENCODE_ROWS = 256  # passages between two writes: what a kill can cost
 _RECALL_QUERIES = 200
 
 
@@ -52,8 +60,8 @@ def _prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
             if corpus.resolve() != Path(known["source"]) or _stamp(corpus) != known["source_stamp"]:
                 _check_same_corpus(corpus, out, known)
             return manifest
-    with progress_bar("reading the corpus", None) as advance:
-        num_passages, sha256 = write_passages(_counted(read_corpus(corpus), advance), out / "corpus")
+    passages = track(read_corpus(corpus), description="reading the corpus", total=None)
+    num_passages, sha256 = write_passages(passages, out / "corpus")
     if before.get("format") == FORMAT and before["corpus"]["sha256"] != sha256:
         raise IndexFolderError(
             f"{out} was damaged, and was built from another corpus than {corpus}. Give another folder."
@@ -73,15 +81,6 @@ def _prepare_corpus(corpus: Path, out: Path) -> dict[str, Any]:
     return manifest
 
 
-def _counted(passages: Iterator[tuple[str, str]], advance: Any) -> Iterator[tuple[str, str]]:
-    number = 0
-    for number, passage in enumerate(passages, start=1):
-        if number % 1000 == 0:
-            advance(1000)
-        yield passage
-    advance(number % 1000)
-
-
 def _stamp(path: Path) -> list[int]:
     return [path.stat().st_size, path.stat().st_mtime_ns] if path.is_file() else []
 
@@ -99,108 +98,6 @@ def _check_same_corpus(corpus: Path, out: Path, known: dict[str, Any]) -> None:
         f"{out} was built from {known['source']}, and {corpus} differs from that at passage {row}. "
         "Give another folder for another corpus."
     )
-
-
-def encode_corpus(
-    out: Path,
-    encoder: TextEncoder,
-    *,
-    shard_rows: int = DEFAULT_SHARD_ROWS,
-    part: tuple[int, int] = (0, 1),
-) -> bool:
-    """Encode what is not yet encoded, in shards; returns whether all shards are complete.
-
-    Args:
-        out: an index folder with its corpus.
-        encoder: the encoder.
-        shard_rows: passages per file, a multiple of 8,192.
-        part: (i, n) encodes only every n-th shard from the i-th on, so that n processes or machines can share the work.
-
-    Raises:
-        IndexFolderError: the folder holds vectors of another encoder, or in shards of another size.
-    """
-    if shard_rows < 1 or shard_rows % BLOCK_ROWS:
-        raise IndexFolderError(f"--shard-rows must be a multiple of {BLOCK_ROWS}, got {shard_rows}")
-    manifest, folder = open_manifest(out), out / encoder.spec.name
-    passages = PassageFile(out / "corpus")
-    own = _claim(folder, encoder, manifest, shard_rows)
-    shards = [(start, min(start + shard_rows, len(passages))) for start in range(0, len(passages), shard_rows)]
-    names = [f"vectors-{number:05d}.f32" for number in range(len(shards))]
-    mine = range(part[0], len(shards), part[1])
-    sizes = [(stop - start) * 4 * encoder.dimension for start, stop in shards]
-    total = sum(shards[number][1] - shards[number][0] for number in mine)
-    done = sum(size_of(folder / names[number]) for number in mine) // (4 * encoder.dimension)
-    with progress_bar(f"encoding ({encoder.spec.name})", total, done=min(done, total)) as advance:
-        for number in mine:
-            _encode_shard(folder / names[number], encoder, passages, shards[number], advance)
-    if [size_of(folder / name) for name in names] != sizes:
-        return False
-    with lock(folder / ".lock"):
-        write_json(folder / "manifest.json", {**own, "files": fingerprints(folder, names)})
-    return True
-
-
-def _encode_shard(file: Path, encoder: TextEncoder, passages: Passages, rows: tuple[int, int], advance: Any) -> None:
-    """Append the vectors that a shard still lacks; it is this process's alone meanwhile."""
-    with lock(file, wait=False):
-        done = usable_rows(file, dimension=encoder.dimension)
-        for row in range(rows[0] + done, rows[1], _ENCODE_ROWS):
-            texts = [passages[i][1] for i in range(row, min(row + _ENCODE_ROWS, rows[1]))]
-            append_rows(file, _encode(encoder, texts, row))
-            advance(len(texts))
-
-
-def _claim(folder: Path, encoder: TextEncoder, manifest: dict[str, Any], shard_rows: int) -> dict[str, Any]:
-    """Write down whose vectors these are before the first one, or check it on a later run."""
-    own = {
-        "encoder": encoder.spec.to_json(),
-        "dimension": encoder.dimension,
-        "shard_rows": shard_rows,
-        "corpus_sha256": manifest["corpus"]["sha256"],
-    }
-    claim = folder / "encoder.json"
-    if not claim.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(claim, {**own, "probe": probe_vector(encoder)})
-    known = read_json(claim)
-    different = [key for key in own if key != "encoder" and known.get(key) != own[key]]
-    if different or not same_encoder(encoder, known["probe"]):
-        raise IndexFolderError(
-            f"{folder} holds vectors of another build (different: {', '.join(different) or 'the model'}). "
-            "Use the same options, or another folder."
-        )
-    return {**own, "probe": known["probe"]}
-
-
-def _encode(encoder: TextEncoder, texts: list[str], row: int) -> np.ndarray:
-    vectors = encoder.encode(texts, role="passage")
-    if not np.isfinite(vectors).all():
-        raise RetrieverError(f"the encoder gave a vector with a number that is not finite, passages from row {row} on")
-    return vectors
-
-
-def build_bm25(out: Path) -> None:
-    """Build the lexical index of a folder; a whole one stays as it is, since a server may have it mapped."""
-    manifest, folder = open_manifest(out), out / "bm25"
-    if is_whole(folder, manifest):
-        return
-    passages = PassageFile(out / "corpus")
-    with progress_bar("indexing words", len(passages)) as advance:
-        texts = _counted_texts(passages, advance)
-        Bm25Index.build(texts, scratch=folder / "scratch").save(folder)
-    for leftover in (folder / "scratch").iterdir():
-        leftover.unlink()
-    (folder / "scratch").rmdir()
-    files = fingerprints(folder, ["terms.txt", "starts.npy", "rows.npy", "weights.npy"])
-    write_json(folder / "manifest.json", {"corpus_sha256": manifest["corpus"]["sha256"], "files": files})
-
-
-def _counted_texts(passages: Passages, advance: Any) -> Iterator[str]:
-    for row in range(len(passages)):
-        yield passages[row][1]
-        if row % 1000 == 999:
-            advance(1000)
-    advance(len(passages) % 1000)
 
 
 def build_vector_index(out: Path, encoder: TextEncoder, kind: str, parameters: FaissParameters) -> float:

@@ -1,22 +1,22 @@
-"""A bounded least-recently-used map, safe for threads."""
+"""A bounded least-recently-used map, safe for threads, that counts."""
 
 import threading
-from collections import OrderedDict
 from typing import Generic, TypeVar
+
+from cachetools import LRUCache
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-class LruCache(Generic[Key, Value]):
+class CountingCache(Generic[Key, Value]):
     """Keeps the `capacity` entries used last; capacity 0 keeps nothing. Counts its hits and misses."""
 
     def __init__(self, capacity: int) -> None:
         if capacity < 0:
             raise ValueError(f"the capacity of a cache must be >= 0, got {capacity}")
-        self.capacity = capacity
         self.hits = self.misses = 0
-        self._entries: OrderedDict[Key, Value] = OrderedDict()
+        self._entries: LRUCache[Key, Value] = LRUCache(capacity)
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -26,17 +26,12 @@ class LruCache(Generic[Key, Value]):
         """The value, now the most recently used one, or None."""
         with self._lock:
             value = self._entries.get(key)
-            if value is None:
-                self.misses += 1
-                return None
-            self.hits += 1
-            self._entries.move_to_end(key)
+            self.hits += value is not None
+            self.misses += value is None
             return value
 
     def put(self, key: Key, value: Value) -> None:
         """Store a value (never None); the least recently used one goes where there is no room."""
         with self._lock:
-            self._entries[key] = value
-            self._entries.move_to_end(key)
-            while len(self._entries) > self.capacity:
-                self._entries.popitem(last=False)
+            if self._entries.maxsize:
+                self._entries[key] = value

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentrl.retriever.errors import QueryError, RequestError
+from agentrl.retriever.retrieval_errors import QueryError, RequestError
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,22 @@
 """One client for a retriever over HTTP or in this process: retries with back-off, bounded patience, checked answers."""
 
-import http.client
-import io
 import json
 import os
 import random
-import socket
+import ssl
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
-from agentrl.retriever.folder import is_faiss_file, refuse_file
+from agentrl.retriever.index_folder import is_faiss_file, refuse_file
 from agentrl.retriever.passages import Hit, read_corpus
+from agentrl.retriever.retrieval_errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
+from agentrl.retriever.search import Retriever
 
+T = TypeVar("T")
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.05, 5.0
 
 
@@ -58,14 +56,14 @@ class Client:
             raise RequestError(f"timeout_s and patience_s must be > 0, got {timeout_s} and {patience_s}")
         self.timeout_s, self.patience_s = timeout_s, patience_s
         self._sleep, self._clock = sleep, clock
-        self._servers: list[_Server] = []
+        self._servers: list[_Address] = []
         self._local: InProcess | None = None
         self._turn = 0
         if isinstance(source, str | Path) and not str(source).startswith(("http://", "https://")):
             self._local = _open(str(source))
         elif isinstance(source, str | list | tuple):
             urls = [source] if isinstance(source, str) else source
-            self._servers = [_Server(url) for url in urls]
+            self._servers = [_Address(url) for url in urls]
         else:
             self._local = source  # type: ignore[assignment]
 
@@ -88,11 +86,10 @@ class Client:
             return []
         body = json.dumps({"queries": list(queries), "topk": topk, "return_scores": True}).encode()
 
-        def attempt(server: "_Server", timeout_s: float) -> list[list[Hit]]:
+        def attempt(server: "_Address", timeout_s: float) -> list[list[Hit]]:
             return _read_result(server.request("POST", "/retrieve", body, timeout_s), len(queries), topk)
 
-        found: list[list[Hit]] = self._ask(attempt)
-        return found
+        return self._ask(attempt)
 
     def check(self) -> dict[str, Any]:
         """Ask for the server's health, with the same patience; what is served. Call it before a run.
@@ -107,7 +104,7 @@ class Client:
             self.search(["health"], topk=1)
             return {"status": "ok", "index": "unknown"}
 
-    def _ask(self, attempt: "Callable[[_Server, float], Any]") -> Any:
+    def _ask(self, attempt: "Callable[[_Address, float], T]") -> T:
         start = self._clock()
         delay, num_attempts = _FIRST_DELAY_S, 0
         while True:
@@ -148,80 +145,53 @@ class _TryAgainError(RetrieverError):
         self.after_s = after_s
 
 
-class _Server:
-    """One address and its idle keep-alive connections."""
+class _Address:
+    """One server and its keep-alive connections."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise RequestError(f"a retriever's address looks like http://127.0.0.1:8000, got {url!r}")
         self.url = url
-        self._make: Any = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._host, self._port = parts.hostname, parts.port
-        self._prefix = parts.path.rstrip("/").removesuffix("/retrieve")
-        self._idle: deque[Any] = deque()
+        self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/retrieve')}"
+        self._http = self._connect()
+
+    def _connect(self) -> Any:
+        import httpx  # here: a retriever in this process does not need it
+
         self._process = os.getpid()
-        weakref.finalize(self, _close_all, self._idle)
+        made = httpx.Client(
+            headers={"Content-Type": "application/json"},
+            verify=ssl.create_default_context(),  # the system's certificates
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            trust_env=False,  # no proxy stands between a run and its retriever
+        )
+        weakref.finalize(self, made.close)
+        return made
 
     def request(self, method: str, path: str, body: bytes, timeout_s: float) -> bytes:
         """The body of a 200 answer; errors of the request are raised as such, everything else is worth a retry."""
+        import httpx
+
         if os.getpid() != self._process:  # sockets of a parent process are not ours
-            self._process = os.getpid()
-            self._idle.clear()
-        try:
-            connection = self._idle.pop()
-            connection.sock.settimeout(timeout_s)
-        except IndexError:
-            connection = self._make(self._host, self._port, timeout=timeout_s)
+            self._http = self._connect()
         deadline = time.monotonic() + timeout_s
-        connection.response_class = lambda sock, **kw: http.client.HTTPResponse(_Timed(sock, deadline), **kw)  # type: ignore[arg-type]
         try:
-            connection.request(method, self._prefix + path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            content = answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            connection.close()
-            _close_all(self._idle)  # after a restart every idle connection is stale
+            with self._http.stream(method, self._base + path, content=body, timeout=timeout_s) as answer:
+                content = b"".join(_until(deadline, answer.iter_bytes()))
+        except (httpx.HTTPError, TimeoutError) as error:
             raise _TryAgainError(f"{type(error).__name__}: {error}") from error
-        if connection.sock is not None:  # the server may close it after an answer
-            self._idle.append(connection)
-        if answer.status == 200:
-            return bytes(content)
-        raise _refusal(answer.status, content, answer.getheader("Retry-After"), self.url + path)
+        if answer.status_code == 200:
+            return content
+        raise _refusal(answer.status_code, content, answer.headers.get("Retry-After"), self.url + path)
 
 
-class _Timed(io.RawIOBase):
-    """A socket to read one answer from: a server that sends a byte now and then cannot stretch an attempt for ever."""
-
-    def __init__(self, sock: socket.socket, deadline: float) -> None:
-        self._sock, self._deadline = sock, deadline
-        self._stream = sock.makefile("rb", buffering=0)
-
-    def makefile(self, mode: str) -> io.BufferedReader:
-        """What `http.client` asks of a socket."""
-        return io.BufferedReader(self)
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: Any) -> int | None:
-        """Read what is there, waiting no longer than what is left of the attempt."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
+def _until(deadline: float, parts: Iterator[bytes]) -> Iterator[bytes]:
+    """The parts of an answer: a server that sends a byte now and then cannot stretch an attempt for ever."""
+    for part in parts:
+        if time.monotonic() > deadline:
             raise TimeoutError("timed out in the middle of an answer")
-        self._sock.settimeout(left)
-        return self._stream.readinto(buffer)
-
-    def close(self) -> None:
-        """Close the stream; the socket lives on for the next request."""
-        self._stream.close()
-        super().close()
-
-
-def _close_all(connections: "deque[Any]") -> None:
-    while connections:
-        connections.pop().close()
+        yield part
 
 
 def _refusal(status: int, content: bytes, retry_after: str | None, where: str) -> Exception:

@@ -8,7 +8,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from agentrl.retriever.errors import MissingExtraError, RequestError
+from agentrl.common.extras import MissingExtraError
+from agentrl.retriever.retrieval_errors import RequestError
 
 _PROBE = "Ada Lovelace wrote the first published program."
 # Cosine between the probe's vectors at build time and now; bfloat16 moves it by less than 0.001.
@@ -107,7 +108,7 @@ def _load(spec: EncoderSpec, device: str) -> Any:
         from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
         from transformers.utils import logging as transformers_logging
     except ImportError as error:
-        raise MissingExtraError("sentence-transformers", f"The encoder {spec.name!r}") from error
+        raise MissingExtraError("sentence-transformers", "search", f"The encoder {spec.name!r}") from error
     transformers_logging.disable_progress_bar()
     transformer = Transformer(_model_path(spec), model_kwargs={"dtype": "float32"}, max_seq_length=spec.max_length)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling_mode=spec.pooling)]
@@ -126,7 +127,7 @@ def _model_path(spec: EncoderSpec) -> str:
     try:
         package = import_module(module)
     except ImportError as error:
-        raise MissingExtraError(module.replace("_", "-"), f"The encoder {spec.name!r}") from error
+        raise MissingExtraError(module.replace("_", "-"), "search", f"The encoder {spec.name!r}") from error
     assert package.__file__ is not None
     return str(Path(package.__file__).parent / folder)
 

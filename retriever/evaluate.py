@@ -15,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.fields import fold, open_text, read_lines, text_of, texts_of
 from agentrl.common.paths import user_path
-from agentrl.retriever.engine import Retriever, available_indexes
-from agentrl.retriever.errors import MissingExtraError, RequestError, RetrieverError
+from agentrl.common.progress import progress_bar
 from agentrl.retriever.passages import Hit
-from agentrl.retriever.progress import progress_bar
+from agentrl.retriever.retrieval_errors import RequestError, RetrieverError
+from agentrl.retriever.search import Retriever, available_indexes
 
 _BATCH = 64
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agentrl.retriever.errors import MissingExtraError
+from agentrl.common.extras import MissingExtraError
 from agentrl.retriever.vectors import BLOCK_ROWS, Vectors
 
 ScanDtype = Literal["auto", "float32", "bfloat16"]
@@ -209,5 +209,5 @@ def _torch() -> Any:
     try:
         import torch
     except ImportError:
-        raise MissingExtraError("torch", "Exact search") from None
+        raise MissingExtraError("torch", "search", "Exact search") from None
     return torch

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from agentrl.retriever.errors import IndexFolderError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.retriever.retrieval_errors import IndexFolderError
 from agentrl.retriever.vectors import Vectors
 
 KINDS = ("flat", "sq8", "ivf", "ivf-sq8", "hnsw")
@@ -133,5 +134,5 @@ def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise MissingExtraError("faiss-cpu", "A FAISS index") from error
+        raise MissingExtraError("faiss-cpu", "search", "A FAISS index") from error
     return faiss

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, text_of
-from agentrl.retriever.errors import CorpusError, IndexFolderError
+from agentrl.retriever.retrieval_errors import CorpusError, IndexFolderError
 
 ID_COLUMNS = ("id", "_id", "docid", "doc_id", "document_id", "pid", "passage_id", "idx")
 TEXT_COLUMNS = ("text", "content", "body", "passage", "paragraph", "document", "abstract")

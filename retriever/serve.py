@@ -11,18 +11,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.retriever.batching import Batcher
-from agentrl.retriever.cache import LruCache
+from agentrl.retriever.cache import CountingCache
 from agentrl.retriever.checks import Limits, check_queries, check_topk
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import (
-    MalformedBodyError,
-    MissingExtraError,
-    OverloadedError,
-    RequestError,
-    RetrieverError,
-)
 from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import MalformedBodyError, OverloadedError, RequestError, RetrieverError
+from agentrl.retriever.search import Retriever
 
 _FIELDS = ("queries", "query", "topk", "return_scores")
 
@@ -41,7 +36,7 @@ class RetrieveService:
         self.batcher = batcher or Batcher(retriever)
         self.started, self.num_errors = time.time(), 0
         # The JSON of one query's result: a rollout group asks the same question many times.
-        self.fragments: LruCache[tuple[str, int, bool], bytes] = LruCache(8192)
+        self.fragments: CountingCache[tuple[str, int, bool], bytes] = CountingCache(8192)
 
     async def answer(self, body: bytes) -> tuple[int, bytes, dict[str, str]]:
         """Status, JSON body and extra headers for the body of `POST /retrieve`."""
@@ -127,7 +122,7 @@ def make_app(service: RetrieveService) -> Any:
     try:
         from fastapi import FastAPI, Request, Response
     except ImportError as error:
-        raise MissingExtraError("fastapi", "The retrieval server") from error
+        raise MissingExtraError("fastapi", "search", "The retrieval server") from error
     app = FastAPI(title="retriever", description="Passage retrieval for search agents")
     too_large = _error(MalformedBodyError(f"the body is longer than {service.retriever.limits.max_body_bytes} bytes"))
 
@@ -168,7 +163,7 @@ def serve(service: RetrieveService, *, host: str = "127.0.0.1", port: int = 8000
     try:
         import uvicorn
     except ImportError as error:
-        raise MissingExtraError("uvicorn", "The retrieval server") from error
+        raise MissingExtraError("uvicorn", "search", "The retrieval server") from error
     config = uvicorn.Config(make_app(service), log_level="warning", access_log=False)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family, backlog=2048) as listener:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agentrl.retriever.errors import IndexFolderError
+from agentrl.retriever.retrieval_errors import IndexFolderError
 
 # Rows that are read, scored and written together. Shards hold whole blocks, so no block spans two files.
 BLOCK_ROWS = 8192

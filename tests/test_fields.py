@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from agentrl.common.fields import fold, open_text, pick, text_of, texts_of
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.problems import load_problems
 from agentrl.envs.search_qa.questions import load_questions
-from agentrl.retriever.errors import CorpusError
 from agentrl.retriever.passages import read_corpus
+from agentrl.retriever.retrieval_errors import CorpusError
 
 
 @pytest.mark.parametrize(

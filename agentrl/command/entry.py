@@ -22,7 +22,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "structure": ("agentrl.structure", "the constants of Theorem 1"),
     "convert-smollm2": ("agentrl.convert_smollm2", "a small pretrained model out of a Python package"),
     "alfworld": ("agentrl.envs.alfworld.__main__", "ALFWorld: look at data, pack it, play, score"),
-    "webshop": ("agentrl.envs.webshop.cli", "WebShop: serve, evaluate, build"),
+    "webshop": ("agentrl.envs.webshop.__main__", "WebShop: serve, evaluate, build"),
     "math": ("agentrl.envs.math.__main__", "math: check data and answers"),
     "retriever-build": ("agentrl.retriever.build", "encode and index a corpus"),
     "retriever-serve": ("agentrl.retriever.serve", "serve an index"),

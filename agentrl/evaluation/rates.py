@@ -4,8 +4,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.analysis.curves import wilson_interval
 from agentrl.analysis.sampling import Accuracy, accuracy_table, bootstrap_interval, mean_at_k
+from agentrl.common.intervals import wilson_interval
 from agentrl.evaluation.samples import (
     problem_samples,
 )

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
-from agentrl.errors import MissingExtraError, UserError
+from agentrl.errors import UserError
 from agentrl.model.anatomy import backbone, head, head_form, is_tied
 from agentrl.model.processes import whole
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.analysis.speedup import converged, degradation_onset
-from agentrl.errors import MissingExtraError
+from agentrl.common.extras import MissingExtraError
 
 COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876")
 _GRID = {"color": "#e3e8ee", "linewidth": 0.8}

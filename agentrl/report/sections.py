@@ -152,7 +152,7 @@ def _decisions(run: RunView) -> str:
     if settings["kind"] in ("dgg", "total_norm_z"):
         key, title, lines = "z_score", "z-score of every reuse step", {"tau": settings["tau"]}
     elif settings["kind"] == "kl_rate":
-        target, stop = settings["kl_rate"]["target"], settings["threshold"]
+        target, stop = settings["target"], settings["threshold"]
         # A limit out of reach, as of a controller that never stops, would flatten the chart.
         apart = stop is not None and stop != target and stop <= 10 * target
         key, title, lines = "kl", "KL of every reuse step", {"target": target} | ({"stop": stop} if apart else {})

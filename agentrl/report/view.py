@@ -9,7 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from agentrl.analysis.curves import wilson_interval
+from agentrl.common.intervals import wilson_interval
 from agentrl.errors import CheckpointError
 from agentrl.runs.folder import episode_files, read_episodes, read_metrics, read_recorded_config, read_versions
 from agentrl.types import Metrics

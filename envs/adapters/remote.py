@@ -1,16 +1,18 @@
 """An environment behind a server with `reset` and `step`: over plain HTTP, or an OpenEnv session over a WebSocket."""
 
-import http.client
 import itertools
 import json
 import os
+import ssl
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError, NoRoomError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError, NoRoomError
 from agentrl.envs.spaces import FreeText
 
 _TEXT_KEYS = ("text", "message", "prompt", "content", "output", "observation", "echoed_message")
@@ -97,7 +99,7 @@ class RemoteEnv(gymnasium.Env[str, str]):
         kind = _HttpSession if self.url.startswith("http") else _OpenEnvSession
         return kind(self.url, headers, self.timeout_s)
 
-    def _ask(self, method: Any, argument: Any) -> dict[str, Any]:
+    def _ask(self, method: Callable[[Any], Any], argument: Any) -> dict[str, Any]:
         try:
             answer = method(argument)
         except (OSError, DataError):
@@ -134,10 +136,13 @@ class _HttpSession:
     """Episodes over POST requests on one kept connection."""
 
     def __init__(self, url: str, headers: dict[str, str], timeout_s: float) -> None:
-        parts = urlsplit(url)
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self.connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
-        self.url, self.path, self.headers = url, parts.path.rstrip("/"), {**headers, "Content-Type": "application/json"}
+        import httpx
+
+        # No proxy stands between a run and its environments; their certificates are the system's.
+        self.http = httpx.Client(
+            headers=headers, timeout=timeout_s, trust_env=False, verify=ssl.create_default_context()
+        )
+        self.url, self.base = url, url.rstrip("/")
         self.episode_id: Any = None
 
     def reset(self, fields: dict[str, Any]) -> Any:
@@ -151,23 +156,24 @@ class _HttpSession:
         return self._post("/step", {"action": action, "episode_id": self.episode_id})
 
     def close(self) -> None:
-        self.connection.close()
+        self.http.close()
 
     def _post(self, route: str, body: dict[str, Any]) -> Any:
+        import httpx
+
         try:
-            self.connection.request("POST", self.path + route, json.dumps(body), self.headers)
-            response = self.connection.getresponse()
-            text = response.read().decode("utf-8", "replace")
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"{self.url}{route}: {type(error).__name__}: {error}") from None
-        if response.status in _NO_ROOM_STATUS and route == "/reset":
-            raise NoRoomError(f"{self.url}{route} answered {response.status}: {text[:200]}")
-        if response.status != 200:
-            raise ConnectionError(f"{self.url}{route} answered {response.status}: {text[:200]}")
+            response = self.http.post(self.base + route, json=body)
+        except httpx.HTTPError as error:
+            kind = TimeoutError if isinstance(error, httpx.TimeoutException) else ConnectionError
+            raise kind(f"{self.url}{route}: {type(error).__name__}: {error}") from None
+        if response.status_code in _NO_ROOM_STATUS and route == "/reset":
+            raise NoRoomError(f"{self.url}{route} answered {response.status_code}: {response.text[:200]}")
+        if response.status_code != 200:
+            raise ConnectionError(f"{self.url}{route} answered {response.status_code}: {response.text[:200]}")
         try:
-            return json.loads(text)
+            return response.json()
         except ValueError:
-            raise DataError(f"{self.url}{route} must answer with JSON, got {text[:200]!r}") from None
+            raise DataError(f"{self.url}{route} must answer with JSON, got {response.text[:200]!r}") from None
 
 
 class _OpenEnvSession:
@@ -223,7 +229,7 @@ class _OpenEnvSession:
         return answer.get("data")
 
 
-def _open(connect: Any, url: str) -> Any:
+def _open(connect: Callable[[], Any], url: str) -> Any:
     from websockets.exceptions import InvalidStatus, WebSocketException
 
     try:

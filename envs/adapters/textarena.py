@@ -8,7 +8,8 @@ from typing import Any
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.spaces import FreeText
 
 Opponent = Callable[[str], str]

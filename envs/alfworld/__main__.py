@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Callable
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.paths import user_path
 from agentrl.envs.alfworld.commands import pack, play, score, stats
 from agentrl.envs.alfworld.official import SPLITS
-from agentrl.envs.errors import MissingExtraError
 
 _DATA_HELP = 'official folder, packed file, or "generated"; default: the variable ALFWORLD_DATA, else generated games'
 

@@ -8,14 +8,14 @@ import warnings
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
+from agentrl.common.intervals import wilson_interval
+from agentrl.common.progress import progress_bar, track
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.game import TASK_TYPES, Game
 from agentrl.envs.alfworld.official import (
@@ -32,14 +32,8 @@ from agentrl.envs.alfworld.official import (
 )
 from agentrl.envs.alfworld.packed import write_pack
 from agentrl.envs.alfworld.sources import Games, available_splits, open_games
-from agentrl.envs.errors import DataError
-
-
-def progress() -> Progress:
-    """A progress bar on stderr."""
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))
-
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_at_least
 
 # -------------------------------------------------------------------- stats
 
@@ -70,12 +64,11 @@ def stats(options: argparse.Namespace) -> None:
 def _load_all(games: Games, split: str, notes: list[str]) -> list[Game]:
     """The games of a split; of those that cannot be parsed, a note is taken."""
     prepared = []
-    with progress() as bar:
-        for index in bar.track(range(len(games)), description=f"reading {split}"):
-            try:
-                prepared.append(games.load(index))
-            except DataError as error:
-                notes.append(str(error))
+    for index in track(range(len(games)), description=f"reading {split}", total=len(games)):
+        try:
+            prepared.append(games.load(index))
+        except DataError as error:
+            notes.append(str(error))
     return prepared
 
 
@@ -115,9 +108,8 @@ def pack(options: argparse.Namespace) -> None:
         raise DataError(f"{options.target} is a folder; name the packed file, e.g. {options.target / 'alfworld.zip'}.")
     left_out: list[str] = []
     reader = _read_tar if options.source.is_file() else _read_folder
-    with progress() as bar:
-        task = bar.add_task("packing games", total=None)
-        num_games = write_pack(reader(options.source, left_out), options.target, on_game=lambda: bar.advance(task))
+    with progress_bar("packing games", None) as advance:
+        num_games = write_pack(reader(options.source, left_out), options.target, on_game=lambda: advance(1))
     size = options.target.stat().st_size / 1e6
     print(f"packed {num_games:,} games into {options.target} ({size:.1f} MB); {len(left_out)} left out")
     for reason in left_out:
@@ -220,22 +212,20 @@ def _complete_from(admissible: list[str]) -> None:
 
 def score(options: argparse.Namespace) -> None:
     """Play the games of a split once and print the success rate per task type with 95 % (Wilson) intervals."""
-    for name, value in (("--games", options.games), ("--max-steps", options.max_steps)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}.")
+    check_at_least("--games", options.games)
+    check_at_least("--max-steps", options.max_steps)
     env = _make_env(options, expert=None if options.policy == "random" else options.policy)
     rng = random.Random(options.seed)
     lengths: dict[str, list[int | None]] = defaultdict(list)
     num_games = env.num_tasks if options.games is None else min(options.games, env.num_tasks)
-    with progress() as bar:
-        for task in bar.track(range(num_games), description=f"playing {options.split}"):
-            _, info = env.reset(options={"task": task})
-            lengths[info["category"]].append(_play_episode(env, info, rng, options.max_steps))
+    for task in track(range(num_games), description=f"playing {options.split}", total=num_games):
+        _, info = env.reset(options={"task": task})
+        lengths[info["category"]].append(_play_episode(env, info, rng, options.max_steps))
     table = Table(Column("task type", no_wrap=True), "won of", "%", Column("95 %", no_wrap=True), "steps")
     for name in [*sorted(lengths), "all"]:
         played = lengths[name] if name != "all" else [length for group in lengths.values() for length in group]
         wins = [length for length in played if length is not None]
-        low, high = _wilson(len(wins), len(played))
+        low, high = wilson_interval(len(wins), len(played))
         steps = f"{sum(wins) / len(wins):.1f} ({max(wins)})" if wins else "-"
         rate = f"{100 * len(wins) / len(played):.1f}"
         table.add_row(name, f"{len(wins)}/{len(played)}", rate, f"{100 * low:.1f}-{100 * high:.1f}", steps)
@@ -251,14 +241,6 @@ def _play_episode(env: ALFWorldEnv, info: dict[str, Any], rng: random.Random, ma
         if terminated:
             return step
     return None
-
-
-def _wilson(num_wins: int, num_games: int) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson score)."""
-    z, rate = 1.96, num_wins / num_games
-    middle = rate + z * z / (2 * num_games)
-    half = z * sqrt(rate * (1 - rate) / num_games + z * z / (4 * num_games**2))
-    return (middle - half) / (1 + z * z / num_games), (middle + half) / (1 + z * z / num_games)
 
 
 def _make_env(options: argparse.Namespace, *, expert: str | None) -> ALFWorldEnv:

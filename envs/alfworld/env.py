@@ -6,15 +6,15 @@ from functools import cache
 from typing import Any
 
 import gymnasium
-import numpy as np
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.alfworld.engine import Engine
-from agentrl.envs.alfworld.experts import EXPERTS, Expert, ExploringExpert, WalkthroughExpert
+from agentrl.envs.alfworld.experts import EXPERTS, ExploringExpert, HouseholdExpert, WalkthroughExpert
 from agentrl.envs.alfworld.protocols import drawn_tasks
 from agentrl.envs.alfworld.sources import Games, load_game, open_games
 from agentrl.envs.alfworld.stock import StockEngine
+from agentrl.envs.alfworld.text_engine import TextEngine
 from agentrl.envs.alfworld.texts import DIALECTS
+from agentrl.envs.options import check_at_least, check_choice, choose_task
 from agentrl.envs.spaces import FreeText
 
 BACKENDS = ("native", "textworld")
@@ -37,6 +37,15 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         env = gymnasium.make("agentrl/ALFWorld-v0", split="valid_unseen", data="generated")
         observation, info = env.reset(options={"task": 0})
         observation, reward, terminated, truncated, info = env.step("go to drawer 1")
+
+    Args:
+        split: "train", "valid_seen" or "valid_unseen"; an official folder has others, too.
+        data, task_types, room_size, num_games, data_seed: see `agentrl.envs.alfworld.sources.open_games`.
+        grammar: "move" (current) or "put" (data before 2.1.2).
+        expert: None, "exploring" ("default") or "walkthrough".
+        backend: "native" or "textworld" (the stock engine, needs the extra "alfworld").
+        eval_draws: the tasks of valid_seen and valid_unseen are so many games drawn as verl-agent does (128 there),
+            some of them twice, instead of every game once; other splits stay as they are.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "eval_split": "valid_unseen"}  # noqa: RUF012 - declared so by the base class
@@ -55,41 +64,22 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         data_seed: int | None = None,
         eval_draws: int | None = None,
     ) -> None:
-        """Open the games of a split; see `agentrl.envs.alfworld.sources.open_games` for the data options.
-
-        `grammar` is "move" (current) or "put" (data before 2.1.2); `expert` is None, "exploring" ("default") or
-        "walkthrough"; `backend` is "native" or "textworld" (the stock engine, needs the extra "alfworld"). With
-        `eval_draws` the tasks of valid_seen and valid_unseen are so many games drawn as verl-agent does (128 there),
-        some of them twice, instead of every game once; other splits stay as they are.
-        """
-        options = {"room_size": room_size, "num_games": num_games, "data_seed": data_seed}
-        EzPickle.__init__(
-            self, split, data=data, grammar=grammar, expert=expert, task_types=task_types, backend=backend, **options,
-            eval_draws=eval_draws,
-        )  # fmt: skip
-        if grammar not in DIALECTS:
-            raise ValueError(f"grammar must be one of {', '.join(DIALECTS)}, got {grammar!r}.")
-        if expert not in (None, "default", *EXPERTS):
-            raise ValueError(f"expert must be None, 'default' or one of {', '.join(EXPERTS)}, got {expert!r}.")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}.")
-        if eval_draws is not None and eval_draws < 1:
-            raise ValueError(f"eval_draws must be >= 1, got {eval_draws}.")
+        games: dict[str, Any] = {
+            "data": data, "grammar": grammar, "task_types": task_types, "room_size": room_size,
+            "num_games": num_games, "data_seed": data_seed,
+        }  # fmt: skip
+        EzPickle.__init__(self, split, **games, expert=expert, backend=backend, eval_draws=eval_draws)
+        check_choice("grammar", grammar, DIALECTS)
+        check_choice("expert", expert, (None, "default", *EXPERTS))
+        check_choice("backend", backend, BACKENDS)
+        check_at_least("eval_draws", eval_draws)
         self.split, self._grammar, self._expert_name = split, grammar, expert
-        self._games: Games = open_games(
-            split,
-            data=data,
-            grammar=grammar,
-            task_types=task_types,
-            room_size=room_size,
-            num_games=num_games,
-            data_seed=data_seed,
-        )
+        self._games: Games = open_games(split, **games)
         is_drawn = eval_draws is not None and split in _EVAL_SPLITS
         self._tasks = _draw(len(self._games), eval_draws) if is_drawn else range(len(self._games))
         self._stock = StockEngine() if backend == "textworld" else None
-        self._engine: Engine | StockEngine | None = None
-        self._expert: Expert | None = None
+        self._engine: TextEngine | StockEngine | None = None
+        self._expert: HouseholdExpert | None = None
         self.observation_space = FreeText()
         self.action_space = FreeText()
 
@@ -102,20 +92,14 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         """Start task `options["task"]` (a number or a name), or one drawn from the environment's generator."""
         super().reset(seed=seed)
         task = (options or {}).get("task")
-        if task is None:
-            task = self.np_random.integers(self.num_tasks)
         if isinstance(task, str):
             index = self._games.find(task)
-        elif isinstance(task, int | np.integer) and 0 <= task < self.num_tasks:
-            index = self._tasks[int(task)]
         else:
-            raise ValueError(
-                f"options['task'] must be in 0..{self.num_tasks - 1} for split {self.split!r}, got {task!r}."
-            )
+            index = self._tasks[choose_task(self.np_random, options, self.num_tasks)]
         game = load_game(self._games, index, self._grammar)
         if self._stock is not None:
             self._stock.load(game, self._games.content(index))
-        self._engine = self._stock or Engine(game)
+        self._engine = self._stock or TextEngine(game)
         observation = self._engine.reset()
         self._expert = self._make_expert(observation)
         return observation, self._info() | {"task": self._engine.game.name}
@@ -131,12 +115,12 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
             self._expert.observe(action, observation)
         return observation, float(engine.won), engine.won, False, self._info() | {"is_valid_action": is_valid}
 
-    def _make_expert(self, observation: str) -> Expert | None:
+    def _make_expert(self, observation: str) -> HouseholdExpert | None:
         assert self._engine is not None
         if self._expert_name is None:
             return None
         if self._expert_name == "walkthrough":
-            return WalkthroughExpert(self._engine if isinstance(self._engine, Engine) else self._engine.native)
+            return WalkthroughExpert(self._engine if isinstance(self._engine, TextEngine) else self._engine.native)
         return ExploringExpert(observation, grammar=self._grammar)
 
     def _info(self) -> dict[str, Any]:

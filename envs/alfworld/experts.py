@@ -8,15 +8,15 @@ imitated by a model, from any state that another policy has led it into.
 import re
 from typing import Any, NamedTuple, Protocol
 
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.household import contents_of, likely_places
 from agentrl.envs.alfworld.planner import plan
+from agentrl.envs.alfworld.text_engine import TextEngine
 from agentrl.envs.alfworld.texts import DIALECTS, NOTHING_HAPPENS
 
 EXPERTS = ("exploring", "walkthrough")
 
 
-class Expert(Protocol):
+class HouseholdExpert(Protocol):
     """Proposes the next action of one episode."""
 
     def observe(self, action: str, observation: str) -> None:
@@ -26,7 +26,7 @@ class Expert(Protocol):
         """The action to take now."""
 
 
-class Task(NamedTuple):
+class HouseholdTask(NamedTuple):
     """What a task sentence asks for; for a light task `place` is the class of the lamp."""
 
     item: str
@@ -58,17 +58,17 @@ _NAME = re.compile(r"\w+ \d+")
 _TRIED = re.compile(r"(go to|open|take|move|put) (\w+ \d+)(?: (?:from|to|in/on) (\w+ \d+))?")
 
 
-def parse_task(sentence: str) -> Task:
+def parse_task(sentence: str) -> HouseholdTask:
     """What the sentence asks for; raises `ValueError` for one that is none of ALFWorld's templates.
 
     >>> parse_task("heat some mug and put it in coffeemachine.")
-    Task(item='mug', place='coffeemachine', treatment='heat', num_objects=1, is_light=False)
+    HouseholdTask(item='mug', place='coffeemachine', treatment='heat', num_objects=1, is_light=False)
     """
     for pattern, properties in _SENTENCES:
         match = pattern.fullmatch(sentence.strip())
         if match:
             item, place = (group for group in match.groups() if group)
-            return Task(item, place, **properties)
+            return HouseholdTask(item, place, **properties)
     raise ValueError(f"expected a task sentence of ALFWorld, got {sentence!r}.")
 
 
@@ -229,7 +229,7 @@ class ExploringExpert:
 class WalkthroughExpert:
     """Follows the game's walkthrough; where the agent has left it, a plan made with full knowledge of the game."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: TextEngine) -> None:
         self._engine = engine
         self._plan: list[str] | None = list(engine.game.walkthrough)
 

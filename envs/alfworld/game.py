@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from agentrl.envs.alfworld.goals import parse_goal
-from agentrl.envs.alfworld.pddl import Problem
+from agentrl.envs.alfworld.goal_conditions import parse_goal
+from agentrl.envs.alfworld.pddl import PddlProblem
 from agentrl.envs.alfworld.texts import DIALECTS
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_choice
 
 TASK_TYPES = (
     "pick_and_place_simple",
@@ -50,7 +51,7 @@ class GameRecord(NamedTuple):
     name: str  # path relative to json_2.1.1, without the file name
     category: str  # one of TASK_TYPES
     task: str  # the task sentence
-    problem: Problem
+    problem: PddlProblem
     walkthrough: tuple[str, ...]  # commands of the `move` dialect that win
 
 
@@ -76,8 +77,7 @@ class Game:
     """
 
     def __init__(self, record: GameRecord, *, grammar: str = "move") -> None:
-        if grammar not in DIALECTS:
-            raise ValueError(f"grammar must be one of {sorted(DIALECTS)}, got {grammar!r}.")
+        check_choice("grammar", grammar, DIALECTS)
         self.name, self.category, self.task = record.name, record.category, record.task
         self.dialect = DIALECTS[grammar]
         self.walkthrough = tuple(translate_command(command, grammar) for command in record.walkthrough)

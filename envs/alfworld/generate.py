@@ -9,22 +9,23 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
 from agentrl.envs.alfworld.household import contents_of, flags_of, likely_places, objects_of, objects_with
-from agentrl.envs.alfworld.pddl import Expression, Problem, parse_expression
+from agentrl.envs.alfworld.pddl import Expression, PddlProblem, parse_expression
 from agentrl.envs.alfworld.planner import plan
 from agentrl.envs.alfworld.rooms import (
     NUM_HELD_OUT_ROOMS,
     NUM_TRAIN_ROOMS,
     ROOM_KINDS,
+    HouseholdRoom,
     Receptacle,
-    Room,
     entity_id,
     location_id,
     room,
 )
 from agentrl.envs.alfworld.stock import game_file_content
+from agentrl.envs.alfworld.text_engine import TextEngine
+from agentrl.envs.options import check_at_least, check_choice
 
 ROOM_SIZES = ("small", "official")
 DEFAULT_NUM_GAMES = {"train": 3600, "valid_train": 240, "valid_seen": 240, "valid_unseen": 240}
@@ -91,10 +92,8 @@ class GeneratedGames:
         data_seed: int = 0,
         task_types: tuple[str, ...] = TASK_TYPES,
     ) -> None:
-        if room_size not in ROOM_SIZES:
-            raise ValueError(f"room_size must be one of {ROOM_SIZES}, got {room_size!r}.")
-        if num_games is not None and num_games < 1:
-            raise ValueError(f"num_games must be >= 1, got {num_games}.")
+        check_choice("room_size", room_size, ROOM_SIZES)
+        check_at_least("num_games", num_games)
         self.split, self.room_size, self.data_seed, self.task_types = split, room_size, data_seed, task_types
         self.num_games = DEFAULT_NUM_GAMES[split] if num_games is None else num_games
 
@@ -117,7 +116,7 @@ class GeneratedGames:
         game, problem = self._draw(index, "move")
         return game_file_content(problem, task=game.task, walkthrough=game.walkthrough)
 
-    def _draw(self, index: int, grammar: str) -> tuple[Game, Problem]:
+    def _draw(self, index: int, grammar: str) -> tuple[Game, PddlProblem]:
         """Draw until a game turns up that can be won."""
         task_type = self.task_types[index % len(self.task_types)]
         rng = Random(f"{self.data_seed}/{self.room_size}/{self.split}/{task_type}/{index}")
@@ -134,20 +133,20 @@ class GeneratedGames:
             problem = _problem(rng, made, task_type, item, target, self.room_size)
             record = GameRecord(f"{self.split}/{folder}/{trial}", task_type, sentence, problem, ())
             game = Game(record, grammar=grammar)
-            walkthrough = plan(Engine(game))
+            walkthrough = plan(TextEngine(game))
             if walkthrough is not None and len(walkthrough) >= 2:
                 game.walkthrough = tuple(walkthrough)
                 return game, problem
 
 
-def _draw_room(rng: Random, kinds: tuple[str, ...], split: str, size: str, data_seed: int) -> Room:
+def _draw_room(rng: Random, kinds: tuple[str, ...], split: str, size: str, data_seed: int) -> HouseholdRoom:
     is_held_out = split == "valid_unseen"
     index = rng.randrange(NUM_HELD_OUT_ROOMS if is_held_out else NUM_TRAIN_ROOMS)
     return room(data_seed, size, rng.choice(kinds), index, is_held_out=is_held_out)
 
 
 @cache
-def _candidates(made: Room, task_type: str) -> dict[str, list[str]]:
+def _candidates(made: HouseholdRoom, task_type: str) -> dict[str, list[str]]:
     """Object classes with which the task can be set in the room, each with the possible target (or lamp) classes."""
     kind, classes = _TYPES[task_type], made.classes()
     if kind.tool is not None and kind.tool not in classes:
@@ -173,7 +172,7 @@ def _places(item: str, classes: frozenset[str]) -> frozenset[str]:
     return frozenset(place for place in classes if item in contents_of(place))
 
 
-def _problem(rng: Random, made: Room, task_type: str, item: str, target: str, size: str) -> Problem:
+def _problem(rng: Random, made: HouseholdRoom, task_type: str, item: str, target: str, size: str) -> PddlProblem:
     """Distribute objects over the room and state the facts and the goal."""
     is_light = task_type == "look_at_obj_in_light"
     kind = _TYPES[task_type]
@@ -189,10 +188,10 @@ def _problem(rng: Random, made: Room, task_type: str, item: str, target: str, si
         _add_object(facts, name, _draw_place(rng, made, name, avoided), rng)
     for name in [target] * is_light + more:
         _add_object(facts, name, _draw_place(rng, made, name, frozenset()), rng)
-    return Problem(facts, _goal(task_type, item, target))
+    return PddlProblem(facts, _goal(task_type, item, target))
 
 
-def _draw_place(rng: Random, made: Room, item: str, avoided: frozenset[str]) -> Receptacle:
+def _draw_place(rng: Random, made: HouseholdRoom, item: str, avoided: frozenset[str]) -> Receptacle:
     classes = _places(item, made.classes() - avoided)
     places = [receptacle for receptacle in made.receptacles if receptacle.kind in classes]
     likely = likely_places(item)
@@ -208,7 +207,7 @@ def _add_object(facts: dict[str, set[tuple[str, ...]]], item: str, place: Recept
         facts.setdefault(flag, set()).add((symbol,))
 
 
-def _room_facts(made: Room) -> dict[str, set[tuple[str, ...]]]:
+def _room_facts(made: HouseholdRoom) -> dict[str, set[tuple[str, ...]]]:
     return {
         "receptacletype": {(place.id, f"{place.kind}type") for place in made.receptacles},
         "receptacleatlocation": {(place.id, place.location) for place in made.receptacles},

@@ -15,7 +15,7 @@ from typing import Any
 
 from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
 from agentrl.envs.alfworld.pddl import parse_problem
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 VERSION_FOLDER = "json_2.1.1"

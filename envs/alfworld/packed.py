@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.envs.alfworld.official import TASK_SENTENCE, FileGames, category_of, check_version
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 _FORMAT = "alfworld games, packed"
 _VERSION = 1

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 _FACT = re.compile(r"\(([a-z]\w*) ([^()=]+)\)")
 _GOAL_TOKEN = re.compile(r"[()]|[^\s()]+")
@@ -17,7 +17,7 @@ _COMMENT = re.compile(r";[^\n]*")
 Expression = list["Expression | str"]
 
 
-class Problem(NamedTuple):
+class PddlProblem(NamedTuple):
     """Initial facts and goal of one game.
 
     `facts` maps a predicate to the set of its argument tuples, all lower case, e.g.
@@ -28,7 +28,7 @@ class Problem(NamedTuple):
     goal: Expression
 
 
-def parse_problem(text: str) -> Problem:
+def parse_problem(text: str) -> PddlProblem:
     """Read the facts and the goal of a PDDL problem.
 
     Raises `DataError` where a section is missing or the parentheses of the goal do not match.
@@ -43,7 +43,7 @@ def parse_problem(text: str) -> Problem:
     # games repeat facts (a third of them): split the arguments of distinct ones only
     for predicate, arguments in set(_FACT.findall(text, start, end)):
         facts.setdefault(predicate, set()).add(tuple(arguments.split()))
-    return Problem(facts, parse_expression(text[end:]))
+    return PddlProblem(facts, parse_expression(text[end:]))
 
 
 def parse_expression(text: str) -> Expression:
@@ -73,7 +73,7 @@ def format_expression(expression: Expression) -> str:
     return "(" + " ".join(part if isinstance(part, str) else format_expression(part) for part in expression) + ")"
 
 
-def format_problem(problem: Problem, *, name: str, objects: Iterable[tuple[str, str]]) -> str:
+def format_problem(problem: PddlProblem, *, name: str, objects: Iterable[tuple[str, str]]) -> str:
     """The PDDL problem as text that the stock engine reads; `objects` are (symbol, PDDL type) pairs."""
     declared = "\n".join(f"    {symbol} - {kind}" for symbol, kind in objects)
     facts = "\n".join(

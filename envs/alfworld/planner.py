@@ -4,15 +4,15 @@ Serves the generator (every generated game carries a walkthrough that wins) and 
 has left the published walkthrough.
 """
 
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.game import Game
-from agentrl.envs.alfworld.goals import LightGoal, PlaceGoal
+from agentrl.envs.alfworld.goal_conditions import LightGoal, PlaceGoal
+from agentrl.envs.alfworld.text_engine import TextEngine
 
 _TREATMENTS = {"isclean": "clean", "ishot": "heat", "iscool": "cool"}
 _MAX_TARGETS = 4
 
 
-def plan(engine: Engine) -> list[str] | None:
+def plan(engine: TextEngine) -> list[str] | None:
     """The shortest of a few scripted plans that win from the engine's state, or None where none does.
 
     The engine itself is left as it is.
@@ -32,7 +32,7 @@ def plan(engine: Engine) -> list[str] | None:
 class _Script:
     """Commands that are carried out on a copy of the engine while they are written down."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: TextEngine) -> None:
         self.engine = engine.copy()
         self.game: Game = engine.game
         self.commands: list[str] = []
@@ -82,7 +82,7 @@ class _Script:
         self.do(self.game.put_commands[self.engine.held, receptacle])
 
 
-def _source(engine: Engine, item: int) -> int | None:
+def _source(engine: TextEngine, item: int) -> int | None:
     """The receptacle from which the object is taken soonest."""
     game = engine.game
     places = [
@@ -95,7 +95,7 @@ def _source(engine: Engine, item: int) -> int | None:
     )
 
 
-def _cost(engine: Engine, item: int) -> tuple[int, int]:
+def _cost(engine: TextEngine, item: int) -> tuple[int, int]:
     """How much it takes to hold the object: for sorting only."""
     source = _source(engine, item)
     if item == engine.held or source is None:
@@ -103,7 +103,7 @@ def _cost(engine: Engine, item: int) -> tuple[int, int]:
     return (1 + (engine.game.receptacle_locations[source] != engine.location) + engine.is_closed(source), item)
 
 
-def _place_script(engine: Engine, goal: PlaceGoal, target: int) -> _Script | None:
+def _place_script(engine: TextEngine, goal: PlaceGoal, target: int) -> _Script | None:
     script = _Script(engine)
     ready = goal.objects if goal.property is None else goal.objects & engine.states[goal.property]
     there = ready.intersection(engine.contents[target])
@@ -120,7 +120,7 @@ def _place_script(engine: Engine, goal: PlaceGoal, target: int) -> _Script | Non
     return script
 
 
-def _light_script(engine: Engine, goal: LightGoal, lamp: int) -> _Script | None:
+def _light_script(engine: TextEngine, goal: LightGoal, lamp: int) -> _Script | None:
     script = _Script(engine)
     items = sorted(goal.objects & (engine.game.pickupable | {engine.held}), key=lambda item: _cost(engine, item))
     if not items or not script.fetch(items[0]):

@@ -4,7 +4,6 @@
 verl-agent, with which the GiGPO numbers were made: a fresh prompt for every step.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar
@@ -12,10 +11,10 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 
+from agentrl.envs.options import check_at_least
+from agentrl.envs.verl_agent import PromptWindow, project
 from agentrl.envs.wrappers import ThinkAction
 
-_ACTION_START, _ACTION_END = "<action>", "</action>"
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _FALLBACK_CHARACTERS = 30
 
 _ROLE = "You are an expert agent that carries out household tasks in the ALFRED embodied environment."
@@ -31,27 +30,6 @@ _INSTRUCTION = (
     "\nIt is your turn to act. First reason step by step about the situation, enclosed in <think> </think> tags. "
     "Then choose one admissible action for this step and give it enclosed in <action> </action> tags."
 )
-
-
-def project(answer: str) -> tuple[str, bool]:
-    """The command in a model's answer and whether the answer is well formed, as verl-agent decides it.
-
-    The answer is lower-cased; the command is what stands between the first <action> and the first </action>. Where one
-    of them is missing, the last 30 characters are sent. Well formed are answers with both action tags, both think tags
-    (in lower case) and no Chinese character; whether the command is admissible does not matter.
-    Source: verl-agent, ALFWorld projection.
-
-    >>> project("<think>it is closed</think><action>Open Fridge 1</action>")
-    ('open fridge 1', True)
-    >>> project("open fridge 1")
-    ('open fridge 1', False)
-    """
-    lowered = answer.lower()
-    start, end = lowered.find(_ACTION_START), lowered.find(_ACTION_END)
-    if start < 0 or end < 0:
-        return lowered[-_FALLBACK_CHARACTERS:], False
-    command = lowered[start + len(_ACTION_START) : end].strip()
-    return command, "<think>" in answer and "</think>" in answer and not _CHINESE.search(answer)
 
 
 def list_actions(admissible: Sequence[str]) -> str:
@@ -114,24 +92,23 @@ class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
         success_reward: float = 10.0,
     ) -> None:
         super().__init__(env)
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}.")
-        self.history_length, self.lists_admissible = history_length, lists_admissible
-        self.needs_admissible, self.success_reward = needs_admissible, success_reward
+        self.lists_admissible, self.needs_admissible = lists_admissible, needs_admissible
+        self.success_reward = success_reward
+        self._window = PromptWindow(_FIRST, _LATER, history_length=history_length)
         self._task = self._observation = ""
-        self._steps: list[tuple[str, str]] = []  # (observation, command) of every step taken
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """The first prompt."""
         observation, info = self.env.reset(seed=seed, options=options)
         self._task = observation.partition("Your task is to: ")[2]
-        self._observation, self._steps = observation, []
+        self._observation = observation
+        self._window.start()
         return self._prompt(info), info | {"anchor": observation}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Send the command in the answer; returns the next prompt."""
-        command, is_valid = project(action)
-        self._steps.append((self._observation, command))
+        command, is_valid = project(action, fallback_characters=_FALLBACK_CHARACTERS)
+        self._window.add_quoted(self._observation, command)
         observation, reward, terminated, truncated, info = self.env.step(command)
         self._observation = observation
         if self.needs_admissible:
@@ -141,15 +118,9 @@ class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
         return self._prompt(info), reward, terminated, truncated, info
 
     def _prompt(self, info: dict[str, Any]) -> str:
-        num_steps = len(self._steps)
-        shown = list(enumerate(self._steps, 1))[max(0, num_steps - self.history_length) :]
-        return (_LATER if num_steps else _FIRST).format(
+        return self._window.prompt(
             role=_ROLE,
             task=self._task,
-            num_steps=num_steps,
-            num_shown=len(shown),
-            history="\n".join(f"[Observation {k}: '{seen}', Action {k}: '{done}']" for k, (seen, done) in shown),
-            step=num_steps + 1,
             observation=self._observation,
             actions=_ACTIONS.format(list_actions(info["admissible_actions"])) if self.lists_admissible else "",
             instruction=_INSTRUCTION,
@@ -166,8 +137,7 @@ def drawn_tasks(num_tasks: int, *, num_draws: int = 128, seed: int = 0, evaluati
     >>> len(drawn_tasks(140)), max(drawn_tasks(140)) < 140
     (128, True)
     """
-    if num_tasks < 1:
-        raise ValueError(f"num_tasks must be >= 1, got {num_tasks}.")
+    check_at_least("num_tasks", num_tasks)
     return [
         next(islice(_shuffled_for_ever(num_tasks, seed + 1000 + worker), evaluation, None))
         for worker in range(num_draws)

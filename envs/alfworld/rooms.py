@@ -76,7 +76,7 @@ class Receptacle(NamedTuple):
     location: str
 
 
-class Room(NamedTuple):
+class HouseholdRoom(NamedTuple):
     """A room of one kind: its scene number and its receptacles."""
 
     kind: str
@@ -94,13 +94,13 @@ class Room(NamedTuple):
 
 
 @cache
-def room(data_seed: int, size: str, kind: str, index: int, *, is_held_out: bool) -> Room:
+def room(data_seed: int, size: str, kind: str, index: int, *, is_held_out: bool) -> HouseholdRoom:
     """The room number `index` of a kind in the training pool or among the held-out rooms."""
     rng = Random(f"{data_seed}/{size}/{kind}/{index}/{'held out' if is_held_out else 'train'}")
     scene = _SCENE_BASE[kind] + index + (_HELD_OUT_BASE if is_held_out else 0)
     known = _train_furniture(data_seed, size, kind) if is_held_out else frozenset()
     while True:
-        made = Room(kind, scene, _furnish(_classes(kind, size, rng), rng, size))
+        made = HouseholdRoom(kind, scene, _furnish(_classes(kind, size, rng), rng, size))
         if made.furniture not in known:
             return made
 

@@ -10,7 +10,8 @@ from agentrl.envs.alfworld.game import TASK_TYPES, Game
 from agentrl.envs.alfworld.generate import GeneratedGames
 from agentrl.envs.alfworld.official import HINT, SPLITS, open_folder, splits_of_folder
 from agentrl.envs.alfworld.packed import open_pack, splits_of_pack
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_choice
 
 GENERATED = "generated"
 _NUM_CACHED_GAMES = 512
@@ -48,8 +49,7 @@ def open_games(
     set, else generated games. `room_size`, `num_games` and `data_seed` are options of generated games only.
     Raises `ValueError` for unknown names and `DataError` for data that cannot be used.
     """
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
+    check_choice("split", split, SPLITS)
     source = _source(data)
     types = _task_types(task_types)
     if source == GENERATED:

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.alfworld.engine import Engine
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.alfworld.game import KNIFE_TYPES, TOOL_TYPES, Game
-from agentrl.envs.alfworld.pddl import Problem, format_problem
-from agentrl.envs.errors import MissingExtraError
+from agentrl.envs.alfworld.pddl import PddlProblem, format_problem
+from agentrl.envs.alfworld.text_engine import TextEngine
 
 _NAMED_RECEPTACLE_TYPES = frozenset().union(*TOOL_TYPES.values())
 
@@ -32,7 +32,7 @@ _HELP_DOMAIN = re.compile(r"\(:action help\b.*?\n\)", re.DOTALL)
 
 
 class StockEngine:
-    """The stock engine with the interface of `Engine`.
+    """The stock engine with the interface of `TextEngine`.
 
     Texts, admissible commands and `won` are TextWorld's. A native engine in the same state runs along, for what the
     stock engine cannot tell: `anchor`, and plans of the walkthrough expert. One instance plays any number of games;
@@ -42,7 +42,7 @@ class StockEngine:
     def __init__(self) -> None:
         self._env = _make_stock_env()
         self._state: Any = None
-        self.native: Engine
+        self.native: TextEngine
         self.game: Game
 
     def load(self, game: Game, data: Mapping[str, Any]) -> None:
@@ -53,7 +53,7 @@ class StockEngine:
                 content["grammar"] = content["grammar"].replace(new, old)
             content["grammar"] = _HELP_GRAMMAR.sub("", content["grammar"])
             content["pddl_domain"] = _HELP_DOMAIN.sub("", content["pddl_domain"])
-        self.game, self.native = game, Engine(game)
+        self.game, self.native = game, TextEngine(game)
         with _own_argv():
             self._env.load(content)
 
@@ -83,7 +83,7 @@ class StockEngine:
 
     @property
     def anchor(self) -> str:
-        """See `Engine.anchor`."""
+        """See `TextEngine.anchor`."""
         return self.native.anchor
 
 
@@ -124,7 +124,7 @@ def _import_demangler() -> Any:
     return AlfredDemangler
 
 
-def game_file_content(problem: Problem, *, task: str, walkthrough: Sequence[str]) -> dict[str, Any]:
+def game_file_content(problem: PddlProblem, *, task: str, walkthrough: Sequence[str]) -> dict[str, Any]:
     """The content of an official file for a game of our own, with the domain and grammar of the alfworld package."""
     package = importlib.util.find_spec("alfworld")
     if package is None or not package.submodule_search_locations:
@@ -139,7 +139,7 @@ def game_file_content(problem: Problem, *, task: str, walkthrough: Sequence[str]
     }
 
 
-def _declarations(problem: Problem) -> list[tuple[str, str]]:
+def _declarations(problem: PddlProblem) -> list[tuple[str, str]]:
     """(symbol, PDDL type) of all symbols in the facts and of the types that the domain names itself."""
     facts = problem.facts
     kinds = {row[0]: "agent" for row in facts["atlocation"]}

@@ -6,11 +6,12 @@ import sys
 from collections import Counter
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.paths import user_path
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.progress import track
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import normalise
 from agentrl.envs.math.overlap import find_overlap
 from agentrl.envs.math.problems import NAMED_DATA, Problem, load_problems
@@ -58,7 +59,7 @@ def _overlap(options: argparse.Namespace) -> int:
     texts = [problem.problem for problem in train]
     table = Table("benchmark", "problems", "exact", "13-gram", "8-gram", title=f"overlap with {options.train}")
     found = {}
-    for name in track(options.benchmarks, "comparing", console=Console(stderr=True), transient=True):
+    for name in track(options.benchmarks, description="comparing", total=len(options.benchmarks)):
         problems = _load(name, "test", options.data_dir)
         result = find_overlap(texts, [problem.problem for problem in problems])
         counts = [len(result.exact), len(result.ngrams[13]), len(result.ngrams[8])]
@@ -81,7 +82,7 @@ def _check(options: argparse.Namespace) -> int:
     for name in options.data:
         problems, dropped = load_problems(name, split=options.split, data_dir=options.data_dir)
         routes, wrong = Counter[str](), []
-        for problem in track(problems, name, console=Console(stderr=True), transient=True):
+        for problem in track(problems, description=name, total=len(problems)):
             correct, route = _accepts_itself(problem, shortcut=not options.no_shortcut)
             routes[route] += 1
             if not correct:

@@ -5,7 +5,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from agentrl.envs.math.exact import Ratio, exact_values, same_values
+from agentrl.envs.math.exact_values import Ratio, exact_values, same_values
 
 _DECIMAL = re.compile(r"\.[0-9]")
 

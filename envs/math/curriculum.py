@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.problems import Problem
 
 LEVELS = ("addition", "subtraction", "precedence", "bracket", "equation")
@@ -38,7 +38,7 @@ class Solution(NamedTuple):
         return rf"{self.working} \boxed{{{self.result}}}"
 
 
-class _Kind(NamedTuple):
+class _ProblemKind(NamedTuple):
     """How problems of one level are drawn, written and solved.
 
     Attributes:
@@ -150,23 +150,23 @@ _TWO_DIGITS = range(10, 100)
 _FACTORS, _DIGITS = range(2, 10), range(1, 10)
 
 _KINDS = (
-    _Kind(
+    _ProblemKind(
         lambda: product(_TWO_DIGITS, _TWO_DIGITS), "{}+{}".format, _add,
         tempts=lambda a, b: a % 10 + b % 10 >= 10,
     ),
-    _Kind(
+    _ProblemKind(
         lambda: ((a, b) for a in _TWO_DIGITS for b in range(10, a + 1)), "{}-{}".format, _subtract,
         tempts=lambda a, b: a % 10 < b % 10,
     ),
-    _Kind(
+    _ProblemKind(
         lambda: product(_DIGITS, _FACTORS, _FACTORS), "{}+{}*{}".format, _precedence,
         tempts=lambda a, b, c: True,
     ),
-    _Kind(
+    _ProblemKind(
         lambda: ((a, c + d, c) for a in _FACTORS for c in _DIGITS for d in _DIGITS), "{}*({}-{})".format, _bracket,
         tempts=lambda a, b, c: True,
     ),
-    _Kind(
+    _ProblemKind(
         lambda: ((b, right) for b in _TWO_DIGITS for right in range(b + 1, 100)), "x+{}={}".format, _equation,
         tempts=lambda b, right: True,
     ),

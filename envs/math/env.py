@@ -10,14 +10,14 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import curriculum
 from agentrl.envs.math.answers import ANSWER_FORMATS
 from agentrl.envs.math.overlap import exact_repeats, words
 from agentrl.envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
-from agentrl.envs.math.verifier import Verdict, require_math_verify, start_workers, verify
+from agentrl.envs.math.verifier import AnswerVerdict, require_math_verify, start_workers, verify
+from agentrl.envs.options import check_at_least, check_choice, choose_task
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.tasks import choose_task
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
     level, else the source), `metadata` (`benchmark`, and `subject` and `level` where given: whatever a table may be
     split by), and `expert_action` where an expert is asked for. info at steps: `success`, `score`, `answer` (the
     answer found, in one spelling for all writings of one number; None without one), `is_valid_action` (an answer was
-    found), `verdict` (what decided it, see `Verdict.decided_by`), `category`, `metadata`.
+    found), `verdict` (what decided it, see `AnswerVerdict.decided_by`), `category`, `metadata`.
 
         env = gymnasium.make("agentrl/Math-v0", split="test", data="math500", data_dir="data/math")
         problem, info = env.reset(options={"task": 0})
@@ -98,30 +98,27 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         num_problems: int | None = None,
         data_seed: int = 0,
     ) -> None:
-        options = {name: value for name, value in locals().items() if name not in ("self", "split", "__class__")}
-        EzPickle.__init__(self, split, **options)
-        _check_options(options, split)
-        self.answer_format, self.max_attempts = answer_format, max_attempts
-        self.expert, self.mistake_prob = expert, mistake_prob
-        self.problems, self.report = open_problems(
-            split=split,
-            data=_names(data),
-            eval_data=_names(eval_data) if eval_data is not None else None,
-            data_dir=os.fspath(data_dir) if data_dir is not None else None,
-            columns=(question_column, answer_column),
-            levels=tuple(levels or ()),
-            exclude_overlap=exclude_overlap,
-            curriculum_size=num_problems,
-            data_seed=data_seed,
-        )
-        self.use_library = any(p.source != CURRICULUM for p in self.problems) if use_library is None else use_library
+        source: dict[str, Any] = {
+            "data": _names(data), "eval_data": None if eval_data is None else _names(eval_data), "levels": levels,
+            "data_dir": data_dir and os.fspath(data_dir), "question_column": question_column, "data_seed": data_seed,
+            "answer_column": answer_column, "exclude_overlap": exclude_overlap, "num_problems": num_problems,
+        }  # fmt: skip
+        EzPickle.__init__(
+            self, split, **source, answer_format=answer_format, max_attempts=max_attempts, use_library=use_library,
+            expert=expert, mistake_prob=mistake_prob,
+        )  # fmt: skip
+        _check_options(split, answer_format, max_attempts, expert, source)
+        self.answer_format, self.expert, self.mistake_prob = answer_format, expert, mistake_prob
+        self.max_attempts, self._attempts = max_attempts, 0
+        self.problems, self.report = open_problems(split=split, **source | {"levels": tuple(levels or ())})
+        sources = {problem.source for problem in self.problems}
+        self.use_library = sources != {CURRICULUM} if use_library is None else use_library
         if self.use_library:
             require_math_verify()
         self.metadata = {**self.metadata, "blocking": self.use_library}
-        self._mixed = len({problem.source for problem in self.problems}) > 1
+        self._mixed = len(sources) > 1
         self.observation_space = self.action_space = FreeText()
         self.problem: Problem | None = None
-        self._attempts = 0
 
     @property
     def num_tasks(self) -> int:
@@ -173,7 +170,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         category = self.problem.source if self._mixed else str(metadata.get("subject", level))
         return {"category": category, "metadata": metadata}
 
-    def _feedback(self, verdict: Verdict) -> str:
+    def _feedback(self, verdict: AnswerVerdict) -> str:
         left = self.max_attempts - self._attempts
         found = "That is not correct." if verdict.answer is not None else "No answer was found."
         return f"{found} Try again (attempts left: {left}). {_FEEDBACK[self.answer_format]}"
@@ -186,10 +183,11 @@ def open_problems(
     data: tuple[str, ...],
     eval_data: tuple[str, ...] | None,
     data_dir: str | None,
-    columns: tuple[str | None, str | None],
+    question_column: str | None,
+    answer_column: str | None,
     levels: tuple[int, ...],
     exclude_overlap: bool,
-    curriculum_size: int | None,
+    num_problems: int | None,
     data_seed: int,
 ) -> tuple[tuple[Problem, ...], dict[str, int]]:
     """The problems of a split, and how many rows were left out for which reason; shared within a process."""
@@ -197,10 +195,10 @@ def open_problems(
 
     def load(name: str, part: str) -> list[Problem]:
         if name == CURRICULUM:
-            size = curriculum_size or (4000 if part == "train" else 500)
+            size = num_problems or (4000 if part == "train" else 500)
             return list(curriculum.make_problems(split=part, num_problems=size, seed=data_seed, levels=levels))
         problems, losses = load_problems(
-            name, split=part, data_dir=data_dir, question_column=columns[0], answer_column=columns[1]
+            name, split=part, data_dir=data_dir, question_column=question_column, answer_column=answer_column
         )
         dropped.update(losses)
         if name not in NAMED_DATA and eval_data is None:
@@ -208,18 +206,11 @@ def open_problems(
         return [p for p in problems if not levels or p.metadata.get("level") in levels]
 
     if split == "test":
-        chosen = [p for name in (eval_data or data) for p in load(name, "test")]
-        dropped_here = dropped
+        chosen, dropped_here = [p for name in (eval_data or data) for p in load(name, "test")], dropped
     else:
-        chosen = [p for name in data for p in load(name, "train")]
-        dropped_here = dropped.copy()
-        if exclude_overlap:
-            held_out = [p.problem for name in _test_parts(data, eval_data, data_dir) for p in load(name, "test")]
-            repeats = exact_repeats([p.problem for p in chosen], held_out)
-            chosen = _without(chosen, repeats, dropped_here, "in a benchmark")
-            if repeats:
-                log.warning("%d problems of %s stand in a benchmark: not trained on", len(repeats), ", ".join(data))
-        chosen = _without(chosen, _repeated(chosen), dropped_here, "repeated")
+        chosen, dropped_here = [p for name in data for p in load(name, "train")], dropped.copy()
+        tested = _test_parts(data, eval_data, data_dir) if exclude_overlap else []
+        chosen = _without_repeats(chosen, [p.problem for name in tested for p in load(name, "test")], dropped_here)
     if not chosen:
         raise DataError(f"No problem is left of {', '.join(data)}, split {split} (left out: {dict(dropped_here)}).")
     return tuple(chosen), dict(dropped_here)
@@ -230,6 +221,16 @@ def _test_parts(data: tuple[str, ...], eval_data: tuple[str, ...] | None, data_d
     if data == (CURRICULUM,) and not eval_data:
         return []
     return list(dict.fromkeys([*(eval_data or ()), *available_data("test", data_dir=data_dir)]))
+
+
+def _without_repeats(problems: list[Problem], held_out: list[str], dropped: "Counter[str]") -> list[Problem]:
+    """Training problems less those that stand among the held-out texts, and less those that came before."""
+    repeats = exact_repeats([problem.problem for problem in problems], held_out)
+    if repeats:
+        sources = ", ".join(dict.fromkeys(problem.source for problem in problems))
+        log.warning("%d problems of %s stand in a benchmark: not trained on", len(repeats), sources)
+    left = _without(problems, repeats, dropped, "in a benchmark")
+    return _without(left, _repeated(left), dropped, "repeated")
 
 
 def _without(problems: list[Problem], positions: list[int], dropped: "Counter[str]", reason: str) -> list[Problem]:
@@ -253,19 +254,12 @@ def _names(data: str | os.PathLike[str] | Sequence[str]) -> tuple[str, ...]:
     return (os.fspath(data),) if isinstance(data, str | os.PathLike) else tuple(map(os.fspath, data))
 
 
-def _check_options(options: dict[str, Any], split: str) -> None:
-    if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}.")
-    if options["answer_format"] not in ANSWER_FORMATS:
-        raise ValueError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {options['answer_format']!r}.")
-    if options["max_attempts"] < 1:
-        raise ValueError(f"max_attempts must be >= 1, got {options['max_attempts']}.")
-    expert = options["expert"]
-    if expert is None:
-        return
-    if expert not in curriculum.EXPERTS:
-        raise ValueError(f"expert must be None or one of {', '.join(curriculum.EXPERTS)}, got {expert!r}.")
-    if _names(options["data"]) != (CURRICULUM,) or options["eval_data"] is not None:
-        raise ValueError(
-            "expert: only the curriculum has one; use data = 'curriculum' without eval_data, or no expert."
-        )
+def _check_options(
+    split: str, answer_format: str, max_attempts: int, expert: str | None, source: dict[str, Any]
+) -> None:
+    check_choice("split", split, SPLITS)
+    check_choice("answer_format", answer_format, ANSWER_FORMATS)
+    check_at_least("max_attempts", max_attempts)
+    check_choice("expert", expert, (None, *curriculum.EXPERTS))
+    if expert and (source["data"] != (CURRICULUM,) or source["eval_data"] is not None):
+        raise DataError("expert: only the curriculum has one; use data = 'curriculum' without eval_data.")

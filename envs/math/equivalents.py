@@ -3,7 +3,7 @@
 import re
 from fractions import Fraction
 
-from agentrl.envs.math.answers import parse_numeral
+from agentrl.envs.math.numerals import parse_numeral
 
 _LETTER = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf)\s{0,5}\{)?\s{0,5}\(?([A-J])\)?\s{0,5}\}?")
 _CHOICE = re.compile(

@@ -17,9 +17,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.fields import fold, open_text, pick, read_lines, read_spelled, text_of
-from agentrl.envs.errors import DataError, MissingExtraError
-from agentrl.envs.math.answers import extract_answers, normalise, parse_numeral
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.math.answers import extract_answers, normalise
+from agentrl.envs.math.numerals import parse_numeral
 
 # Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
 # .parquet, or one of these compressed (.xz, .gz, .bz2).

@@ -8,11 +8,12 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
-from agentrl.envs.math.workers import Outcome, WorkerError, WorkerPool
+from agentrl.envs.math.workers import WorkerError, WorkerOutcome, WorkerPool
+from agentrl.envs.options import check_choice, choose_task
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.tasks import choose_task
 
 MAX_ANSWER_CHARS = 20_000  # boards and grids are long
 _SETUP_LIMIT_S = 60.0
@@ -82,12 +83,9 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
             min_score=min_score,
             expert=expert,
         )
-        if split not in ("train", "test"):
-            raise ValueError(f"split must be train or test, got {split!r}.")
-        if answer_format not in ANSWER_FORMATS:
-            raise ValueError(f"answer_format must be one of {', '.join(ANSWER_FORMATS)}, got {answer_format!r}.")
-        if expert not in (None, "default"):
-            raise ValueError(f"expert must be None or default, got {expert!r}.")
+        check_choice("split", split, ("train", "test"))
+        check_choice("answer_format", answer_format, ANSWER_FORMATS)
+        check_choice("expert", expert, (None, "default"))
         if importlib.util.find_spec("reasoning_gym") is None:
             raise MissingExtraError("reasoning-gym", "math", "agentrl/ReasoningGym-v0")
         if num_problems is not None and not 1 <= num_problems <= 10_000:
@@ -158,7 +156,7 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         metadata = {"benchmark": "reasoning-gym", "subject": self._problem["subject"]}
         return {"category": self._source["name"], "metadata": metadata}
 
-    def _explain(self, outcome: Outcome) -> Exception:
+    def _explain(self, outcome: WorkerOutcome) -> Exception:
         name = str(self._source["name"])
         if name not in task_names():
             near = difflib.get_close_matches(name, task_names(), n=1)

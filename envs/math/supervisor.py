@@ -28,6 +28,7 @@ import sys
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 SLOW_CPU_S = 0.05  # who has used more on a request, while others wait, goes on in the background, and another is forked
@@ -78,7 +79,7 @@ class Worker:
 class Supervisor:
     """Hands queued requests to workers, and buries those that overrun."""
 
-    def __init__(self, module: Any, *, num_workers: int, memory_limit_bytes: int) -> None:
+    def __init__(self, module: ModuleType, *, num_workers: int, memory_limit_bytes: int) -> None:
         self.module, self.num_workers, self.memory_limit_bytes = module, num_workers, memory_limit_bytes
         self.queue: deque[dict[str, Any]] = deque()
         self.workers: list[Worker] = []
@@ -203,7 +204,7 @@ class Supervisor:
         reply({"id": worker.job["id"], "failure": failure, "detail": detail})
 
 
-def work(module: Any, requests: int, replies: int, memory_limit_bytes: int) -> None:
+def work(module: ModuleType, requests: int, replies: int, memory_limit_bytes: int) -> None:
     """A worker's life: read a line, handle it within its CPU time, write a line; never returns."""
     observe = observed(os.getpid()).memory_info
     bloated_bytes = observe().vms + memory_limit_bytes // 4

@@ -14,17 +14,16 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from agentrl.envs.errors import MissingExtraError
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.math.answers import (
     AnswerTooLongError,
     canonical,
     extract_answers,
     normalise,
-    numerals_equal,
-    parse_numeral,
 )
 from agentrl.envs.math.equivalents import same_by_convention
 from agentrl.envs.math.markup import without_markup
+from agentrl.envs.math.numerals import numerals_equal, parse_numeral
 from agentrl.envs.math.workers import WorkerPool
 
 MAX_ANSWER_CHARS = 2000
@@ -49,7 +48,7 @@ os.register_at_fork(after_in_child=_forget_other_threads)
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AnswerVerdict:
     """The outcome of one check.
 
     Attributes:
@@ -74,7 +73,7 @@ def verify(
     answer_format: str = "boxed",
     tolerance: float | None = None,
     use_library: bool = True,
-) -> Verdict:
+) -> AnswerVerdict:
     """Check the answer of `response` against `gold` (LaTeX without a box).
 
     The last box counts; where the gold answer is a list, boxes joined by commas or "and" may give it together. An
@@ -86,9 +85,9 @@ def verify(
             response, answer_format=answer_format, max_chars=max(MAX_ANSWER_CHARS, 2 * len(gold) + 200)
         )
     except AnswerTooLongError:
-        return Verdict(False, None, "too_long")
+        return AnswerVerdict(False, None, "too_long")
     if not answers:
-        return Verdict(False, None, "no_answer")
+        return AnswerVerdict(False, None, "no_answer")
     normal_gold = normalise(gold)
     if len(answers) > 1 and not _is_list(normal_gold):
         answers = answers[:1]
@@ -116,26 +115,26 @@ def _is_list(gold: str) -> bool:
     return "," in gold or ";" in gold or r"\text{ and }" in gold or r"\text{ or }" in gold or r"\pm" in gold
 
 
-def _compare(gold: str, answer: str, tolerance: float | None, use_library: bool) -> Verdict:
+def _compare(gold: str, answer: str, tolerance: float | None, use_library: bool) -> AnswerVerdict:
     """Both routes of this process, then the library's. `gold` is normalised, `answer` as written."""
     normal, key = normalise(answer), canonical(answer)
     if not normal:
-        return Verdict(False, None, "no_answer")
+        return AnswerVerdict(False, None, "no_answer")
     if normal == gold:
-        return Verdict(True, key, "identical")
+        return AnswerVerdict(True, key, "identical")
     gold_number, number = parse_numeral(gold), parse_numeral(normal)
     if gold_number and number:
         equal = numerals_equal(gold_number, number, tolerance=tolerance)
         if equal is not None:
             plain = gold_number.is_plain and number.is_plain
-            return Verdict(equal, key, "number" if plain else "extended")
+            return AnswerVerdict(equal, key, "number" if plain else "extended")
     by_convention = same_by_convention(gold, normal, written=without_markup(answer))
     if by_convention is not None:
-        return Verdict(by_convention, key, "extended")
+        return AnswerVerdict(by_convention, key, "extended")
     if not use_library:
-        return Verdict(False, key, "number")
+        return AnswerVerdict(False, key, "number")
     correct, decided_by, detail = library_verdict(gold, normal, tolerance=tolerance)
-    return Verdict(correct, key, decided_by, detail)
+    return AnswerVerdict(correct, key, decided_by, detail)
 
 
 def library_verdict(gold: str, prediction: str, *, tolerance: float | None = None) -> _LibraryVerdict:

@@ -25,7 +25,7 @@ class WorkerError(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class WorkerOutcome:
     """What became of one request.
 
     Attributes:
@@ -74,7 +74,7 @@ class WorkerPool:
     def _reset(self) -> None:
         self._lock = threading.Lock()
         self._ids = itertools.count()
-        self._waiting: dict[int, Future[Outcome]] = {}  # of the current process
+        self._waiting: dict[int, Future[WorkerOutcome]] = {}  # of the current process
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -84,9 +84,9 @@ class WorkerPool:
 
     def submit(
         self, request: dict[str, Any], *, cpu_limit_s: float | None = None, wall_limit_s: float | None = None
-    ) -> Future[Outcome]:
+    ) -> Future[WorkerOutcome]:
         """Queue a request (JSON values only). The future never raises, except `WorkerError` when no process starts."""
-        future: Future[Outcome] = Future()
+        future: Future[WorkerOutcome] = Future()
         with self._lock:
             process = self._start()
             number = next(self._ids)
@@ -106,7 +106,7 @@ class WorkerPool:
 
     def call(
         self, request: dict[str, Any], *, cpu_limit_s: float | None = None, wall_limit_s: float | None = None
-    ) -> Outcome:
+    ) -> WorkerOutcome:
         """`submit` and wait. A supervisor that was killed from outside is started again once."""
         outcome = self.submit(request, cpu_limit_s=cpu_limit_s, wall_limit_s=wall_limit_s).result()
         if outcome.failure == "gone":
@@ -148,7 +148,7 @@ class WorkerPool:
         reader.start()
         return self._process
 
-    def _read_replies(self, process: subprocess.Popen[bytes], waiting: dict[int, Future[Outcome]]) -> None:
+    def _read_replies(self, process: subprocess.Popen[bytes], waiting: dict[int, Future[WorkerOutcome]]) -> None:
         """Answer those who wait, until the supervisor ends; then nobody may wait for it any longer."""
         assert process.stdout is not None
         fatal = ""
@@ -157,7 +157,7 @@ class WorkerPool:
                 reply = json.loads(line)
                 fatal = reply.get("fatal", "")
                 if "id" in reply:
-                    outcome = Outcome(reply.get("value"), reply.get("failure", ""), reply.get("detail", ""))
+                    outcome = WorkerOutcome(reply.get("value"), reply.get("failure", ""), reply.get("detail", ""))
                     waiting.pop(reply["id"]).set_result(outcome)
         with self._lock:
             if self._process is process:
@@ -168,7 +168,7 @@ class WorkerPool:
             if fatal:
                 future.set_exception(WorkerError(f"The worker process could not load {self.module}: {fatal}"))
             else:
-                future.set_result(Outcome(None, "gone"))
+                future.set_result(WorkerOutcome(None, "gone"))
 
     def _forget(self) -> None:
         """In a forked child: the processes are the parent's; pipes held open here would let them outlive it."""

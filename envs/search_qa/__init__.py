@@ -5,6 +5,6 @@ protocols.py    how other frameworks let a model play it: prompts, projections, 
 scoring.py      exact match, F1 and format rewards of the model's own text
 questions.py    question sets in their published formats
 encyclopaedia.py, names.py    a generated encyclopaedia with questions, for use without any files
-experts.py      an expert and a random policy for it
-evaluate.py     python -m agentrl.envs.search_qa.evaluate: scores per data set with intervals
+experts.py      an expert for it
+score_transcripts.py  python -m agentrl.envs.search_qa.score_transcripts: scores per data set with intervals
 """

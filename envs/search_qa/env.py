@@ -3,19 +3,21 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import gymnasium
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_at_least, check_choice, choose_task
 from agentrl.envs.search_qa import scoring
 from agentrl.envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
-from agentrl.envs.search_qa.experts import EXPERTS, Expert, VisibleNames
+from agentrl.envs.search_qa.experts import EXPERTS, SearchExpert, VisibleNames
 from agentrl.envs.search_qa.questions import Question, load_questions
 from agentrl.envs.search_qa.text import INVALID_ACTION, clean_query, cut_turn, information, parse_action
 from agentrl.envs.spaces import FreeText
 from agentrl.retriever.client import Client, Hit
-from agentrl.retriever.errors import QueryError
+from agentrl.retriever.retrieval_errors import QueryError
 
 Reward = Literal["em", "f1", "format", "verl"]
 _MAX_QUERY_CHARACTERS = 4096
@@ -33,7 +35,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
 
     Where it differs from Search-R1: an empty query is an invalid action; a search that finds nothing says so; the
     model's own text alone is scored. A retriever that does not answer raises
-    `agentrl.retriever.errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
+    `agentrl.retriever.retrieval_errors.RetrieverUnavailable` (`fatal = True`), never an empty observation.
 
     Args:
         split: "train", or the name of an evaluation split ("test" for generated questions).
@@ -90,6 +92,11 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         # Other episodes go on while a server searches.
         self.metadata = {**self.metadata, "blocking": str(first).startswith(("http://", "https://"))}
         self._question: Question | None = None
+        self._client: Client
+        self._turns: list[str] = []
+        self._response = ""
+        self._names: VisibleNames | None = None
+        self._expert: SearchExpert | None = None
 
     @property
     def num_tasks(self) -> int:
@@ -104,19 +111,13 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         """
         super().reset(seed=seed)
         questions = _questions(*self._questions_key)
-        task = (options or {}).get("task")
-        if task is None:
-            task = int(self.np_random.integers(len(questions)))
-        if not 0 <= task < len(questions):
-            raise DataError(f"task {task} of {len(questions)}: expected a number from 0 to {len(questions) - 1}")
-        self._question = questions[task]
+        self._question = questions[choose_task(self.np_random, options, len(questions))]
         self._client = _client(self._retriever_key or _world_of(self._question), *self._limits)
         if self.is_generated and self._retriever_key is not None:
             _check_serves_generated(self._client, str(self._retriever_key), self.seed)
-        self._turns: list[str] = []
-        self._response = ""
+        self._turns, self._response = [], ""
         self._names = VisibleNames(self._question.text) if self.is_generated else None
-        self._expert = Expert(self._question, thinks=self.expert == "thinking") if self.expert else None
+        self._expert = SearchExpert(self._question, thinks=self.expert == "thinking") if self.expert else None
         return self._question.text, self._info(self._question.text)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -200,23 +201,24 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         return rewards[self.reward]()
 
 
-def _check_options(env: SearchQAEnv, questions: Any, retriever: Any, kinds: Sequence[str] | None) -> None:
-    if env.topk < 1 or env.max_steps < 1:
-        raise DataError(f"topk and max_steps must be >= 1, got {env.topk} and {env.max_steps}")
+def _check_options(
+    env: SearchQAEnv,
+    questions: str | Mapping[str, str],
+    retriever: str | Path | Sequence[str] | None,
+    kinds: Sequence[str] | None,
+) -> None:
+    check_at_least("topk", env.topk)
+    check_at_least("max_steps", env.max_steps)
     if not questions:
         raise DataError("questions names no file: give one, or a table of data set names and files")
-    if env.reward not in ("em", "f1", "format", "verl"):
-        raise DataError(f"reward must be em, f1, format or verl, got {env.reward!r}")
-    if env.expert is not None and env.expert not in EXPERTS:
-        raise DataError(f"expert must be one of {', '.join(EXPERTS)}, got {env.expert!r}")
+    check_choice("reward", env.reward, get_args(Reward))
+    check_choice("expert", env.expert, (None, *EXPERTS))
     if env.max_observation_tokens is not None and not env.tokenizer:
         raise DataError("max_observation_tokens needs tokenizer: the folder or name of the model's tokenizer")
-    unknown = [kind for kind in kinds or () if kind not in KINDS]
-    if unknown:
-        raise DataError(f"kinds are {', '.join(KINDS)}, got {unknown[0]!r}")
+    for kind in kinds or ():
+        check_choice("kinds", kind, KINDS)
     if env.is_generated:
-        if env.split not in NUM_WORLDS:
-            raise DataError(f"generated questions have the splits {', '.join(NUM_WORLDS)}, got {env.split!r}")
+        check_choice("split", env.split, NUM_WORLDS)
         if questions == "compact" and retriever is not None:
             raise DataError(
                 "the compact encyclopaedias are searched in this process, one corpus each: leave retriever out"
@@ -225,8 +227,7 @@ def _check_options(env: SearchQAEnv, questions: Any, retriever: Any, kinds: Sequ
     if retriever is None:
         raise DataError(
             "questions from a file need a retriever: the URL of python -m agentrl.retriever.serve, the folder of an "
-            "index, "
-            "or a corpus file"
+            "index, or a corpus file"
         )
     if env.expert is not None or kinds:
         raise DataError("expert and kinds need generated questions: nobody knows the way to an answer in a file")

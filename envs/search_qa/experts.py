@@ -1,9 +1,7 @@
-"""Scripted policies for the generated encyclopaedia: an expert, and one that acts by chance."""
+"""An expert for the generated encyclopaedia, and the names that an agent has seen of it."""
 
 import re
 from collections.abc import Sequence
-
-import numpy as np
 
 from agentrl.envs.search_qa.questions import Question
 from agentrl.retriever.client import Hit
@@ -12,7 +10,7 @@ EXPERTS = ("default", "thinking")
 _MAX_TRIES = 2  # searches for one title before the expert gives up on it
 
 
-class Expert:
+class SearchExpert:
     """Looks up one title after the other and answers when it has read them all.
 
     It acts on what has been seen: a title is searched for only when it stands in the question or in a passage found so
@@ -73,18 +71,3 @@ class VisibleNames:
         names = list(self._names)
         searches = [f"<search> {name} </search>" for name in names]
         return searches + [f"<answer> {name} </answer>" for name in [*names, "yes", "no"]]
-
-
-class RandomPolicy:
-    """Draws from `info["admissible_actions"]`: the floor under every trained agent.
-
-    Args:
-        seed: of its draws.
-    """
-
-    def __init__(self, seed: int = 0) -> None:
-        self._random = np.random.default_rng(seed)
-
-    def act(self, admissible_actions: Sequence[str]) -> str:
-        """One of the actions, uniformly."""
-        return admissible_actions[int(self._random.integers(len(admissible_actions)))]

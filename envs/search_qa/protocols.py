@@ -23,6 +23,7 @@ import gymnasium
 
 from agentrl.envs.search_qa.scoring import last_answer
 from agentrl.envs.search_qa.text import cut_turn
+from agentrl.envs.verl_agent import PromptWindow
 
 SEARCH_R1_PROMPT = (
     "Answer the given question. "
@@ -76,14 +77,14 @@ class SearchR1Prompt(gymnasium.Wrapper[str, str, str, str]):
         return SEARCH_R1_PROMPT.format(question=question if question.endswith("?") else question + "?"), info
 
 
-def project(text: str) -> tuple[str, bool]:
+def project_search(text: str) -> tuple[str, bool]:
     """The action in a model's text and whether the text is well formed, as verl-agent decides it.
 
     The text is cut after the first `</search>`, else `</answer>`; the action is its first search block, else its first
     answer block, else empty. Not well formed: no block, both kinds of opening tag in the uncut text, or one of them
     twice. A `<think>` block is not asked for.
 
-    >>> project("so <search> Emma </search> or <search> Jane </search>")
+    >>> project_search("so <search> Emma </search> or <search> Jane </search>")
     ('<search>Emma</search>', False)
     """
     trimmed = cut_turn(text)
@@ -101,18 +102,22 @@ class VerlAgentSearch(gymnasium.Wrapper[str, str, str, str]):
     """verl-agent's protocol: every observation is a complete prompt with the question and the last steps.
 
     For a context that shows the model the current observation only. An action that is not well formed is carried out
-    all the same, and costs `penalty`; nothing is observed where it holds no search. `anchor` is the raw observation, as
-    verl-agent groups steps: the question, later the information text.
+    all the same; nothing is observed where it holds no search. `is_valid_action` says whether it was; verl-agent
+    subtracts 0.01 where it was not, which is left to the learner. `anchor` is the raw observation, as verl-agent groups
+    steps: the question, later the information text.
 
     Args:
         env: `SearchQAEnv`.
         history_length: past steps shown.
-        penalty: subtracted from the reward of a step whose text is not well formed.
         first_prompt, later_prompt: templates with {question}, and with {question}, {num_steps}, {history}. To compare
             numbers with verl-agent give those of its prompts/search.py, with the field names replaced.
     """
 
-    config_defaults: ClassVar[dict[str, Any]] = {"rollout.context": "window", "rollout.window_turns": 0}
+    config_defaults: ClassVar[dict[str, Any]] = {
+        "rollout.context": "window",
+        "rollout.window_turns": 0,
+        "advantage.invalid_action_penalty": 0.01,
+    }
     """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
 
     def __init__(
@@ -120,48 +125,33 @@ class VerlAgentSearch(gymnasium.Wrapper[str, str, str, str]):
         env: gymnasium.Env[str, str],
         *,
         history_length: int = 4,
-        penalty: float = 0.01,
         first_prompt: str = _FIRST_STEP.replace("{instruction}", _INSTRUCTION),
         later_prompt: str = _LATER_STEP.replace("{instruction}", _INSTRUCTION),
     ) -> None:
         super().__init__(env)
-        if history_length < 0:
-            raise ValueError(f"history_length must be >= 0, got {history_length}.")
-        self.history_length, self.penalty = history_length, penalty
-        self.first_prompt, self.later_prompt = first_prompt, later_prompt
+        self._window = PromptWindow(first_prompt, later_prompt, history_length=history_length)
         _check_template("first_prompt", first_prompt, question="")
         _check_template("later_prompt", later_prompt, question="", num_steps=0, history="")
         self._question = ""
-        self._lines: list[str] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """The first prompt."""
         self._question, info = self.env.reset(seed=seed, options=options)
-        self._lines = []
-        return self.first_prompt.format(question=self._question), info
+        self._window.start()
+        return self._window.prompt(question=self._question), info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Carry out the projected action; returns the next prompt."""
-        projected, is_well_formed = project(action)
+        projected, is_well_formed = project_search(action)
         sent = projected
         if "<answer>" in projected and "</answer>" in projected:  # inside a search block too, that ends the episode
             sent = f"<answer>{last_answer([projected]) or ''}</answer>"
         _, reward, terminated, truncated, info = self.env.step(sent)
         passages = info.get("passages")
         information = "" if passages is None else f"<information>{_to_json(passages)}</information>"
-        self._lines.append(f"Step {len(self._lines) + 1}:{projected} {information}\n")
+        self._window.add(f"Step {self._window.num_steps + 1}:{projected} {information}\n")
         info |= {"is_valid_action": is_well_formed and info["is_valid_action"], "anchor": information}
-        reward = float(reward) - (0.0 if info["is_valid_action"] else self.penalty)
-        return self._prompt(), reward, terminated, truncated, info
-
-    def _prompt(self) -> str:
-        if self.history_length == 0:
-            return self.first_prompt.format(question=self._question)
-        return self.later_prompt.format(
-            question=self._question,
-            num_steps=len(self._lines),
-            history="\n".join(self._lines[-self.history_length :]),
-        )
+        return self._window.prompt(question=self._question), float(reward), terminated, truncated, info
 
 
 def _check_template(name: str, template: str, **fields: Any) -> None:

@@ -16,6 +16,7 @@ fields hold that are no text is read or refused by the rule of `agentrl.common.f
 """
 
 import csv
+import io
 import json
 import lzma
 import zlib
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
 ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",
@@ -181,7 +182,7 @@ def _rows_of(content: Any) -> list[Any]:
     return rows
 
 
-def _read_table(stream: Any, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
+def _read_table(stream: io.TextIOBase, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
     csv.field_size_limit(1 << 24)
     head = stream.readline()
     # DPR's files are called .csv and hold tabs.

@@ -1,24 +1,33 @@
 """The shop as a Gymnasium environment."""
 
-import operator
 import random
 from collections.abc import Mapping
 from typing import Any
 
 import gymnasium
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_at_least, check_choice, check_task
 from agentrl.envs.spaces import FreeText
-from agentrl.envs.webshop.expert import EXPERTS, expert_action
+from agentrl.envs.webshop.experts import EXPERTS, expert_action
 from agentrl.envs.webshop.goals import KINDS, SPLITS, Goal, Split
 from agentrl.envs.webshop.loading import open_shop
 from agentrl.envs.webshop.nouns import METHODS
-from agentrl.envs.webshop.reward import OPTION_COUNTERS
+from agentrl.envs.webshop.purchase_reward import OPTION_COUNTERS
 from agentrl.envs.webshop.session import Rules, Session
 from agentrl.envs.webshop.shop import Shop
 from agentrl.envs.webshop.synthetic import STYLES
 
-OBSERVATIONS = ("text", "text_rich")
+_CHOICES: dict[str, tuple[str | None, ...]] = {
+    "split": SPLITS,
+    "split_by": ("goal", "product"),
+    "reward": tuple(OPTION_COUNTERS),
+    "observation": ("text", "text_rich"),
+    "goals": KINDS,
+    "style": STYLES,
+    "title_nouns": METHODS,
+    "expert": (None, *EXPERTS),
+}
 
 
 class WebShopEnv(gymnasium.Env[str, str]):
@@ -29,7 +38,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
     reward are those of princeton-nlp/WebShop.
 
     Info: `admissible_actions`, `anchor`, `is_valid_action` (understood and available), `success`, `score`; at reset
-    `task` and `category`; after the purchase `reward_parts` (see `reward.purchase_reward`); with `expert`,
+    `task` and `category`; after the purchase `reward_parts` (see `purchase_reward`); with `expert`,
     `expert_action`.
 
     Reset options: `{"task": i}` plays task i of the split. `{"goal": {...}}` plays a goal given in full, with the keys
@@ -43,7 +52,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
             (or with "synthetic") a synthetic catalogue.
         num_products: use only the first products of the catalogue.
         goals: "synthetic" (templates) or "human" requests.
-        reward: "compat", the original's to the last bit, or "fixed", see `reward`.
+        reward: "compat", the original's to the last bit, or "fixed", see `purchase_reward`.
         observation: "text", or "text_rich", which marks what can be clicked.
         show_attributes: item pages have a fourth sub-page with the product's attributes.
         page_size: results on a page; the original's 10, or fewer for small models.
@@ -54,7 +63,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
         style: of the synthetic catalogue, "full" or "simple".
         title_nouns: "spacy", or "words" for an approximation without it; official files only.
         verify: refuse files whose content is not what their official names say.
-        expert: "default" to have `expert_action` in every info, see `expert`.
+        expert: "default" to have `expert_action` in every info, see `experts`.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "eval_split": "test"}  # noqa: RUF012 (Gymnasium's own declaration)
@@ -79,38 +88,25 @@ class WebShopEnv(gymnasium.Env[str, str]):
         verify: bool = True,
         expert: str | None = None,
     ) -> None:
-        _check_choice("split", split, SPLITS)
-        _check_choice("split_by", split_by, ("goal", "product"))
-        _check_choice("reward", reward, tuple(OPTION_COUNTERS))
-        _check_choice("observation", observation, OBSERVATIONS)
-        _check_choice("goals", goals, KINDS)
-        _check_choice("style", style, STYLES)
-        _check_choice("title_nouns", title_nouns, METHODS)
-        _check_choice("expert", expert, (None, *EXPERTS))
-        if page_size < 1:
-            raise ValueError(f"page_size must be >= 1, got {page_size}")
-        self.observation_space = FreeText()
-        self.action_space = FreeText()
-        self._split_name, self._split_by = split, split_by
+        given = {
+            "split": split, "split_by": split_by, "reward": reward, "observation": observation, "goals": goals,
+            "style": style, "title_nouns": title_nouns, "expert": expert,
+        }  # fmt: skip
+        for name, value in given.items():
+            check_choice(name, value, _CHOICES[name])
+        check_at_least("page_size", page_size)
+        self.observation_space, self.action_space = FreeText(), FreeText()
+        self._split_name, self._split_by, self._expert = split, split_by, expert
         self._is_rich = observation == "text_rich"
         self._rules = Rules(
-            reward=reward,
-            show_attributes=show_attributes,
-            operators=compat_observation,
-            show_score=compat_observation,
-            page_size=page_size,
-        )
-        self._expert = expert
+            reward=reward, show_attributes=show_attributes, operators=compat_observation,
+            show_score=compat_observation, page_size=page_size,
+        )  # fmt: skip
         self._source: dict[str, Any] = {
-            "data_dir": None if data_dir is None else str(data_dir),
-            "num_products": num_products,
-            "kind": goals,
-            "price_seed": price_seed,
-            "catalogue_seed": catalogue_seed,
-            "style": style,
-            "title_nouns": title_nouns,
+            "data_dir": None if data_dir is None else str(data_dir), "num_products": num_products, "kind": goals,
+            "price_seed": price_seed, "catalogue_seed": catalogue_seed, "style": style, "title_nouns": title_nouns,
             "verify": verify,
-        }
+        }  # fmt: skip
         self._session: Session | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -161,7 +157,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
             "category": goal.target.category,
         }
 
-    def _pick(self, task: Any) -> int:
+    def _pick(self, task: object) -> int:
         """Canonical index of the goal to play."""
         split = self._split
         if len(split) == 0:
@@ -171,13 +167,7 @@ class WebShopEnv(gymnasium.Env[str, str]):
             )
         if task is None:
             return split.goal_index(split.draw(float(self.np_random.random())))
-        try:
-            position = operator.index(task)
-        except TypeError:
-            raise ValueError(f"task must be an integer, got {task!r}") from None
-        if not 0 <= position < len(split):
-            raise ValueError(f"task must be in 0 .. {len(split) - 1} for split {self._split_name!r}, got {position}")
-        return split.goal_index(position)
+        return split.goal_index(check_task(task, len(split)))
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Do what the action says; what is not understood or not on the page changes nothing."""
@@ -233,8 +223,3 @@ def _given_goal(shop: Shop, goal: Mapping[str, Any], prices: Mapping[str, float]
         raise ValueError(
             f"the given goal lacks {error}, or it or its prices name a product that the {shop.name} does not have"
         ) from None
-
-
-def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")

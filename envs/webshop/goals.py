@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop.products import Instruction, Product
 
 SHUFFLE_SEED = 233  # the original's; the splits are positions in this order
@@ -97,8 +98,8 @@ class GoalTable:
 
     def split(self, name: str, *, by: str = "goal") -> "Split":
         """The goals of one split: by position in the canonical order, or such that splits share no product."""
-        if name not in SPLITS or by not in ("goal", "product"):
-            raise ValueError(f"split must be one of {SPLITS} and split_by 'goal' or 'product', got {name!r}, {by!r}")
+        check_choice("split", name, SPLITS)
+        check_choice("split_by", by, ("goal", "product"))
         arrangement = ("goal", "product").index(by)
         ends = [0, *self.ends[arrangement].tolist()]
         position = SPLITS.index(name)

@@ -1,4 +1,4 @@
-"""The HTML of the shop for people; see `serve`."""
+"""The HTML of the shop for people; see `shop_server`."""
 
 from collections.abc import Sequence
 from html import escape

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_at_least, check_choice
 from agentrl.envs.webshop import official
 from agentrl.envs.webshop.goals import KINDS
 from agentrl.envs.webshop.nouns import nouns_of_catalogue
@@ -52,10 +53,8 @@ def _open_shop(
     title_nouns: str = "spacy",
     verify: bool = True,
 ) -> Shop:
-    if kind not in KINDS:
-        raise ValueError(f"goals must be one of {KINDS}, got {kind!r}")
-    if num_products is not None and num_products < 1:
-        raise ValueError(f"num_products must be >= 1, got {num_products}")
+    check_choice("goals", kind, KINDS)
+    check_at_least("num_products", num_products)
     if source == SYNTHETIC:
         count = num_products or DEFAULT_NUM_PRODUCTS
         _check_size(count, "python -m agentrl.envs.webshop build --data-dir synthetic --num-products")

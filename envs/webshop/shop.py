@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from agentrl.envs.webshop.bm25 import Index
 from agentrl.envs.webshop.goals import Goal, GoalTable, GoalTableBuilder, draw_prices, make_goal
-from agentrl.envs.webshop.index_builder import IndexBuilder
 from agentrl.envs.webshop.products import Product
+from agentrl.retriever.lexical.bm25 import LexicalIndex
+from agentrl.retriever.lexical.index_builder import IndexBuilder
 
 NUM_RESULTS = 50  # of a search
 
@@ -23,7 +23,7 @@ class Shop:
     name: str  # of the catalogue, for people
     products: Sequence[Product]
     prices: NDArray[np.float64]
-    index: Index
+    index: LexicalIndex
     goals: GoalTable
     kind: str  # of the goals: "synthetic" or "human"
 
@@ -64,7 +64,7 @@ class ShopBuilder:
         self._asins.append(product.asin)
         self._listed.append(product.prices)
 
-    def finish(self, *, price_seed: int) -> tuple[NDArray[np.float64], Index, dict[str, GoalTable]]:
+    def finish(self, *, price_seed: int) -> tuple[NDArray[np.float64], LexicalIndex, dict[str, GoalTable]]:
         """Prices, index, and the goals of each kind that has any.
 
         Prices come first from the generator, then the bounds of the goals: the order of the original, whose global

@@ -1,7 +1,7 @@
 """Shops in a folder: built once in bounded memory, then mapped by any number of processes.
 
 products.jsonl      one product a line            offsets.npy, prices.npy
-index/              arrays of `bm25.Index`        goals/KIND/   arrays of `goals.GoalTable`
+index/              arrays of `LexicalIndex`        goals/KIND/   arrays of `goals.GoalTable`
 shop.json           written last: a folder without it is unfinished, and unfinished.txt says what it will be
 """
 
@@ -15,12 +15,12 @@ from typing import Any, overload
 
 import numpy as np
 
-from agentrl.envs.errors import DataError
-from agentrl.envs.webshop.bm25 import Index
+from agentrl.common.progress import track
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.goals import KINDS, GoalTable
 from agentrl.envs.webshop.products import Product, from_json, to_json
-from agentrl.envs.webshop.progress import track
 from agentrl.envs.webshop.shop import Shop, ShopBuilder
+from agentrl.retriever.lexical.bm25 import LexicalIndex
 
 VERSION = 2
 DESCRIPTION = "shop.json"
@@ -76,7 +76,7 @@ def build_store(
             file.write(to_json(product).encode("utf-8", "surrogatepass") + b"\n")
     builder, offsets = ShopBuilder(kinds=KINDS, folder=folder / "index"), [0]
     with lines.open("rb") as file:
-        for line in track(file, description="Index", total=total):
+        for line in track(file, description="LexicalIndex", total=total):
             builder.add(from_json(line))
             offsets.append(offsets[-1] + len(line))
     prices, _, goals = builder.finish(price_seed=price_seed)
@@ -143,7 +143,7 @@ def open_store(folder: Path, *, kind: str, price_seed: int | None = None, num_pr
         name=description["name"],
         products=StoredProducts(folder),
         prices=np.load(folder / "prices.npy", mmap_mode="r").view(np.ndarray),
-        index=Index.open(folder / "index"),
+        index=LexicalIndex.open(folder / "index"),
         goals=GoalTable.open(folder / "goals" / kind),
         kind=kind,
     )

@@ -9,12 +9,14 @@ official lengths and price distribution. Product i depends on the seed and i alo
 import random
 import re
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop import vocabulary
+from agentrl.envs.webshop.synthetic_records import ProductKind, SyntheticProduct, assemble
 
 BLOCK = 1000  # products whose numbers are balanced exactly
 STYLES = ("full", "simple")
@@ -35,27 +37,11 @@ _ASIN_DIGITS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ASIN_STEP, _ASIN_START = 60_466_177_000_913, 31_415_926_535_897  # the step has no factor 2 or 3: no id comes twice
 
 
-class SyntheticProduct(NamedTuple):
-    """One product as the official files would hold it."""
-
-    record: dict[str, Any]  # an entry of items_shuffle.json
-    notes: dict[str, Any]  # its value in items_ins_v2.json
-    requests: list[dict[str, Any]]  # its value in items_human_ins.json
-    nouns: list[str]  # of the title
-
-
-class _Kind(NamedTuple):
-    name: str
-    plural: str
-    category: str
-    path: str
-
-
 @dataclass(frozen=True)
 class _Words:
     """The word lists, split."""
 
-    kinds: dict[str, list[_Kind]]
+    kinds: dict[str, list[ProductKind]]
     attributes: dict[str, Sequence[Sequence[str]]]  # before the kind, after "with", after "for"
     nouns: frozenset[str]
     brands: list[str]
@@ -67,8 +53,7 @@ def synthesize(num_products: int, *, seed: int = 0, style: str = "full") -> Iter
     `style` "simple" keeps the schema but has 20 kinds of products, 8 attributes, short titles, no descriptions and
     at most two options of a few values: a shop that a tiny model can learn.
     """
-    if style not in STYLES:
-        raise ValueError(f"style must be one of {STYLES}, got {style!r}")
+    check_choice("style", style, STYLES)
     make = _full_product if style == "full" else _simple_product
     return (make(number, seed) for number in range(num_products))
 
@@ -89,13 +74,13 @@ def _plural(kind: str) -> str:
 
 @lru_cache(maxsize=1)
 def _words() -> _Words:
-    kinds: dict[str, list[_Kind]] = {}
+    kinds: dict[str, list[ProductKind]] = {}
     nouns: set[str] = set()
     for category, paths in vocabulary.KINDS.items():
         for path, text in paths.items():
             for entry in split_words(text):
                 plural, name = _plural(entry), entry.rstrip("~")
-                kind = _Kind(name, plural, category, f"{path} › {plural.title()}")
+                kind = ProductKind(name, plural, category, f"{path} › {plural.title()}")
                 kinds.setdefault(category, []).append(kind)
                 nouns.update(name.split())
     attributes: dict[str, Sequence[Sequence[str]]] = {}
@@ -147,7 +132,7 @@ def _full_product(number: int, seed: int) -> SyntheticProduct:
         "material": generator.choice(split_words(vocabulary.MATERIALS[category])),
         "audience": generator.choice(split_words(vocabulary.AUDIENCES)),
     }
-    return _assemble(
+    return assemble(
         asin=_asin(number, seed),
         kind=kind,
         title=title,
@@ -168,7 +153,7 @@ def _pick_attributes(forms: Sequence[Sequence[str]], count: int, generator: rand
     return generator.sample(everything, min(count, len(everything)))
 
 
-def _label(kind: _Kind, words: _Words, generator: random.Random) -> str:
+def _label(kind: ProductKind, words: _Words, generator: random.Random) -> str:
     """What the maker calls the product: often its kind, sometimes less, sometimes something else, as in real shops."""
     choice = generator.random()
     if choice < 0.5:
@@ -255,13 +240,13 @@ def _simple_product(number: int, seed: int) -> SyntheticProduct:
     generator = random.Random(f"simple product {seed} {number}")
     kinds = [(category, kind) for category, text in vocabulary.SIMPLE_KINDS.items() for kind in split_words(text)]
     category, name = kinds[number % len(kinds)]
-    kind = _Kind(name, name, category, f"{category.title()} › {name.title()}")
+    kind = ProductKind(name, name, category, f"{category.title()} › {name.title()}")
     everything = split_words(vocabulary.SIMPLE_ATTRIBUTES)
     attributes = generator.sample(everything, 2)
     names = generator.choice((["color"], ["size"], ["color", "size"], ["color", "size"]))
     colors, sizes = split_words(vocabulary.SIMPLE_COLORS), split_words(vocabulary.SIMPLE_SIZES)
     values: dict[str, Sequence[str]] = {"color": generator.sample(colors, 3), "size": sizes}
-    return _assemble(
+    return assemble(
         asin=_asin(number, seed),
         kind=kind,
         title=f"{' '.join(attributes)} {name}",
@@ -275,67 +260,3 @@ def _simple_product(number: int, seed: int) -> SyntheticProduct:
         nouns=[name],
         page=1,
     )
-
-
-def _assemble(
-    *,
-    asin: str,
-    kind: _Kind,
-    title: str,
-    description: str,
-    bullets: list[str],
-    pricing: str,
-    options: Mapping[str, Sequence[str]],
-    attributes: list[str],
-    wanted: list[str],
-    forms: Sequence[Sequence[str]],
-    nouns: list[str],
-    page: int,
-) -> SyntheticProduct:
-    """Put the parts into the official schema, and write the instructions for the wanted attributes."""
-    record = {
-        "name": title,
-        "full_description": description,
-        "pricing": pricing,
-        "images": [""],
-        "product_category": kind.path,
-        "average_rating": "",
-        "small_description": bullets,
-        "customization_options": {name: [_option(value) for value in values] for name, values in options.items()} or "",
-        "asin": asin,
-        "category": kind.category,
-        "query": kind.plural,
-        "page": page,
-    }
-    notes: dict[str, Any] = {"attributes": attributes}
-    requests = []
-    if wanted:
-        notes |= {"instruction": _instruction(kind.plural, wanted, forms), "instruction_attributes": wanted}
-        values = [values[bisect_right(values, asin) % len(values)] for values in options.values()]
-        requests.append(_request(asin, kind.name, wanted, values, attributes))
-    return SyntheticProduct(record, notes, requests, nouns)
-
-
-def _option(value: str) -> dict[str, Any]:
-    return {"is_selected": False, "url": None, "value": value, "price_string": "", "price": 0, "image": None}
-
-
-def _instruction(kinds: str, wanted: list[str], forms: Sequence[Sequence[str]]) -> str:
-    """`Find me soft, warm shirts with long sleeve for gym workout`."""
-    before, after_with, after_for = ([attribute for attribute in wanted if attribute in form] for form in forms)
-    text = " ".join(["Find me", *([", ".join(before)] if before else []), kinds])
-    text += f" with {', '.join(after_with)}" if after_with else ""
-    return text + (f" for {', '.join(after_for)}" if after_for else "")
-
-
-def _request(asin: str, kind: str, wanted: list[str], values: list[str], attributes: list[str]) -> dict[str, Any]:
-    """A request as a person might put it, in the schema of items_human_ins.json."""
-    text = f"i am looking for a {kind} that is {' and '.join(wanted)}"
-    return {
-        "asin": asin,
-        "instruction": text + (f", and i would like it in {' and '.join(values)}." if values else "."),
-        "attributes": attributes,
-        "options": [""],
-        "instruction_attributes": wanted,
-        "instruction_options": values,
-    }

@@ -15,18 +15,20 @@ import pytest
 import torch
 
 from agentrl import evaluate, train, warmstart
-from agentrl.analysis.curves import sparkline, wilson_interval
+from agentrl.analysis.curves import sparkline
 from agentrl.build import restore
 from agentrl.command.guard import main_guard
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.installation import install_hint
+from agentrl.common.intervals import wilson_interval
 from agentrl.config.read import build_config
 from agentrl.config.schema import TinyModelConfig
 from agentrl.console import Display
 from agentrl.dry_run.schedule import format_bytes, schedule_table
 from agentrl.environment.calls import serve
 from agentrl.environment.spec import EnvironmentSpec
-from agentrl.envs.errors import DataError
-from agentrl.errors import CheckpointError, MissingExtraError, RunError, UserError
+from agentrl.envs.env_errors import DataError
+from agentrl.errors import CheckpointError, RunError, UserError
 from agentrl.model.load import recompute_activations
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.rollout.chat import Chat

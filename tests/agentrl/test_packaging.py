@@ -14,9 +14,10 @@ import pytest
 
 from agentrl.command.entry import COMMANDS
 from agentrl.command.parsers import FIGURES, PARSERS
+from agentrl.common.extras import MissingExtraError
 from agentrl.common.installation import DISTRIBUTION, find_checkout, install_hint
 from agentrl.config.shipped import find_config, list_configs, purpose, shipped_configs
-from agentrl.errors import MissingExtraError, UserError
+from agentrl.errors import UserError
 from agentrl.runs.software import own_commit
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -146,7 +147,7 @@ def test_the_wheel_lists_its_configs_and_its_hints_name_the_distribution(home: P
     out = call(home, python, "-m", "agentrl.train", "--list")
     assert "quickstart " in out
     assert "study/" not in out
-    script = "from agentrl.errors import MissingExtraError as E; print(E('vllm', 'vllm', 'The engine'))"
+    script = "from agentrl.common.extras import MissingExtraError as E; print(E('vllm', 'vllm', 'The engine'))"
     assert call(home, python, "-c", script).strip().endswith("pip install 'agentrl-dgg[vllm]'")
     call(home, python, "-c", "from agentrl.config.shipped import shipped_configs as s; open(s()['study/math'])")
 

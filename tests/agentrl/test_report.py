@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentrl.analysis.curves import wilson_interval
 from agentrl.analysis.sampling import ProblemSamples, bootstrap_interval, mean_at_k
 from agentrl.command.guard import main_guard
+from agentrl.common.intervals import wilson_interval
 from agentrl.errors import CheckpointError
 from agentrl.report.__main__ import main
 from agentrl.report.charts import Chart, Series, draw, format_value, gate_timeline

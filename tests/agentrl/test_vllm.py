@@ -16,8 +16,9 @@ from transformers import AutoModelForCausalLM
 
 from agentrl import train
 from agentrl.command.guard import main_guard
+from agentrl.common.extras import MissingExtraError
 from agentrl.config.read import build_config
-from agentrl.errors import InfrastructureError, MissingExtraError, RunError, UserError
+from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Sampling

@@ -17,7 +17,7 @@ from agentrl.environment.pool import EnvPool
 from agentrl.environment.spec import EnvironmentSpec
 from agentrl.envs.adapters.remote import RemoteEnv
 from agentrl.envs.adapters.textarena import TextArenaEnv
-from agentrl.envs.errors import DataError, NoRoomError
+from agentrl.envs.env_errors import DataError, NoRoomError
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.rollout import Rollout

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agentrl.envs  # noqa: F401 - registers the ids
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.experts import ExploringExpert
 from agentrl.envs.alfworld.game import TASK_TYPES
 from agentrl.envs.alfworld.generate import GeneratedGames
 from agentrl.envs.alfworld.rooms import NUM_TRAIN_ROOMS, ROOM_KINDS, room
+from agentrl.envs.alfworld.text_engine import TextEngine
 
 
 def make(**options):
@@ -42,7 +42,7 @@ def test_reset_when_pickled_then_same_episode():
 
 
 def test_reset_when_task_out_of_range_then_value_error():
-    with pytest.raises(ValueError, match=r"0\.\.3599 for split 'train'"):
+    with pytest.raises(ValueError, match="an integer from 0 to 3599"):
         make().reset(options={"task": 3600})
 
 
@@ -55,10 +55,10 @@ def test_reset_when_task_is_neither_number_nor_name_then_value_error(task):
 def test_generated_games_when_another_process_with_other_hash_seed_then_same_texts():
     code = (
         "from agentrl.envs.alfworld.generate import GeneratedGames as G\n"
-        "from agentrl.envs.alfworld.engine import Engine\n"
+        "from agentrl.envs.alfworld.text_engine import TextEngine\n"
         "for split in ('train', 'valid_unseen'):\n"
         "    for i in range(12):\n"
-        "        game = G(split).load(i); print(game.name, game.walkthrough, Engine(game).reset())"
+        "        game = G(split).load(i); print(game.name, game.walkthrough, TextEngine(game).reset())"
     )
     texts = {
         subprocess.run(
@@ -75,7 +75,7 @@ def test_generated_games_when_walkthrough_is_played_then_won_at_its_last_step(ro
     games = GeneratedGames(split, room_size=room_size)
     for index in range(60):
         game = games.load(index)
-        engine = Engine(game)
+        engine = TextEngine(game)
         assert game.category == TASK_TYPES[index % 6]
         wins = []
         for command in game.walkthrough:
@@ -115,7 +115,7 @@ def play(game, expert, engine, limit):
 
 def test_exploring_expert_when_small_rooms_then_wins_all_within_20_steps():
     for index in range(120):
-        engine = Engine(GeneratedGames("valid_unseen").load(index))
+        engine = TextEngine(GeneratedGames("valid_unseen").load(index))
         assert play(engine.game, ExploringExpert(engine.reset()), engine, 20) is not None
 
 

@@ -10,12 +10,13 @@ import pytest
 from alfworld_room import content, write_tree
 
 import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.common.extras import MissingExtraError
 from agentrl.envs.alfworld.__main__ import main
 from agentrl.envs.alfworld.commands import _complete_from
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.official import parse_game_file
 from agentrl.envs.alfworld.sources import load_game, open_games
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.envs.env_errors import DataError
 
 NAMES = [
     "train/pick_and_place_simple-Pen-None-Desk-1/trial_b",
@@ -157,7 +158,7 @@ def test_constructor_when_option_is_wrong_then_value_error(tmp_path):
     for options, message in [
         ({"split": "test"}, "split must be one of train"),
         ({"grammar": "drop"}, "grammar must be one of move, put"),
-        ({"expert": "oracle"}, "expert must be None"),
+        ({"expert": "oracle"}, "expert must be one of None, default, exploring"),
         ({"backend": "java"}, "backend must be one of native, textworld"),
         ({"task_types": [7]}, "task_types must be out of 1..6"),
         ({"room_size": "vast", "data": "generated"}, "room_size must be one of"),

@@ -9,11 +9,11 @@ from collections import Counter
 
 import pytest
 
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.game import Game
 from agentrl.envs.alfworld.household import likely_places
 from agentrl.envs.alfworld.official import make_record, parse_game_file
+from agentrl.envs.alfworld.text_engine import TextEngine
 
 _GAME_FILE = re.compile(r"json_2\.1\.1/(.+)/game\.tw-pddl")
 
@@ -62,7 +62,7 @@ def older(text):
 def test_engine_when_recorded_episodes_are_replayed_then_every_field_is_equal(episodes, games):
     num_steps = 0
     for episode in episodes:
-        engine = Engine(Game(make_record(games[episode["game"]], name=episode["game"])))
+        engine = TextEngine(Game(make_record(games[episode["game"]], name=episode["game"])))
         start = {"obs": engine.reset(), "admissible": engine.admissible, "won": engine.won}
         assert start == episode["reset"]
         for step in episode["steps"]:
@@ -99,7 +99,7 @@ def test_env_when_recorded_episode_of_valid_seen_then_observation_reward_and_inf
 
 def test_engine_when_older_grammar_then_transformed_episodes_are_equal(episodes, games):
     for episode in episodes:
-        engine = Engine(Game(make_record(games[episode["game"]], name=episode["game"]), grammar="put"))
+        engine = TextEngine(Game(make_record(games[episode["game"]], name=episode["game"]), grammar="put"))
         assert engine.reset() == episode["reset"]["obs"]
         for step in episode["steps"]:
             if step["action"].strip() == "help":
@@ -125,7 +125,7 @@ def test_walkthroughs_when_played_then_all_3893_games_are_won(reference_data):
     num_games = 0
     for name, data in official_games(reference_data):
         for grammar in ("move", "put"):
-            engine = Engine(Game(make_record(data, name=name), grammar=grammar))
+            engine = TextEngine(Game(make_record(data, name=name), grammar=grammar))
             assert not engine.won
             for command in engine.game.walkthrough:
                 assert command in engine.admissible, (name, command)
@@ -158,7 +158,7 @@ def test_engine_when_timed_then_parse_reset_and_step_are_within_their_marks(game
     for name, data in games.items():
         Game(make_record(data, name=name))
     parse_s = (time.process_time() - started) / len(games)
-    engines = [Engine(Game(record)) for record in parsed]
+    engines = [TextEngine(Game(record)) for record in parsed]
     started = time.process_time()
     for engine in engines:
         engine.reset()

@@ -3,15 +3,15 @@
 import pytest
 from alfworld_room import LIGHT, ONE, TWO, content, problem
 
-from agentrl.envs.alfworld.engine import Engine
 from agentrl.envs.alfworld.game import Game
 from agentrl.envs.alfworld.official import make_record
+from agentrl.envs.alfworld.text_engine import TextEngine
 from agentrl.envs.alfworld.texts import HELP
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 
 def start(goal="", *, grammar="move"):
-    engine = Engine(Game(make_record(content(goal), name="train/pick_and_place_simple-x/t"), grammar=grammar))
+    engine = TextEngine(Game(make_record(content(goal), name="train/pick_and_place_simple-x/t"), grammar=grammar))
     return engine
 
 
@@ -138,7 +138,7 @@ def test_examine_when_state_does_not_fit_the_object_then_only_treatments_name_it
     text = problem(ONE.format(item="Pen", place="Desk", more="")).replace(
         "(:init", "(:init (isSliced Mug_bar_1) (isToggled Mug_bar_1)"
     )
-    engine = Engine(Game(make_record(content(pddl_problem=text), name="train/pick_and_place_simple-x/t")))
+    engine = TextEngine(Game(make_record(content(pddl_problem=text), name="train/pick_and_place_simple-x/t")))
     assert play(engine, "go to desk 1", "take mug 1 from desk 1", "examine mug 1") == (
         "There's nothing special about mug 1."
     )

@@ -14,9 +14,8 @@ from agentrl.envs.math.answers import (
     canonical,
     extract_answers,
     normalise,
-    numerals_equal,
-    parse_numeral,
 )
+from agentrl.envs.math.numerals import numerals_equal, parse_numeral
 from agentrl.envs.math.verifier import verify
 
 NASTY = {

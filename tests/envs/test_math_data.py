@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.__main__ import main
 from agentrl.envs.math.overlap import exact_repeats, find_overlap, words
 from agentrl.envs.math.problems import NAMED_DATA, answer_text, available_data, load_problems

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import agentrl.envs  # noqa: F401 - registers the ids
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.env import MathEnv
 from agentrl.envs.math.protocols import Dapo, PromptTemplate, QwenSuffix, QwenSystem, VerlBoxed, VerlHashes
 

@@ -14,7 +14,7 @@ import pytest
 
 from agentrl.envs.math import verifier
 from agentrl.envs.math.verifier import verify
-from agentrl.envs.math.workers import Outcome, WorkerError, WorkerPool
+from agentrl.envs.math.workers import WorkerError, WorkerOutcome, WorkerPool
 
 psutil = pytest.importorskip("psutil")
 
@@ -226,10 +226,10 @@ def test_verifier_when_called_from_threads_then_every_call_gets_its_own_verdict(
 def test_verifier_when_threads_ask_the_same_then_it_is_checked_once(monkeypatch: pytest.MonkeyPatch):
     calls, gate = [], threading.Event()
 
-    def call(request: dict[str, object]) -> Outcome:
+    def call(request: dict[str, object]) -> WorkerOutcome:
         calls.append(request)
         gate.wait(10)
-        return Outcome({"equal": True})
+        return WorkerOutcome({"equal": True})
 
     monkeypatch.setattr(verifier._pool, "call", call)
     with ThreadPoolExecutor(4) as threads:
@@ -247,7 +247,7 @@ def test_verifier_when_a_check_fails_then_it_is_remembered_unless_the_machine_wa
     monkeypatch: pytest.MonkeyPatch, failure: str, detail: str, num_calls: int
 ):
     calls = []
-    monkeypatch.setattr(verifier._pool, "call", lambda r: calls.append(r) or Outcome(None, failure, detail))
+    monkeypatch.setattr(verifier._pool, "call", lambda r: calls.append(r) or WorkerOutcome(None, failure, detail))
     question = rf"\boxed{{{failure} {detail} ?}}"
     verdicts = [verify("a b c d", question) for _ in range(2)]
     assert [(v.correct, v.decided_by, v.detail) for v in verdicts] == [(False, failure, detail)] * 2
@@ -272,7 +272,7 @@ def test_verifier_when_awaited_in_threads_of_an_event_loop_then_a_bomb_stalls_no
 def test_verifier_when_math_verify_is_missing_then_names_the_extra(monkeypatch: pytest.MonkeyPatch):
     import importlib.util
 
-    from agentrl.envs.errors import MissingExtraError
+    from agentrl.common.extras import MissingExtraError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"pip install .*\[math\]"):

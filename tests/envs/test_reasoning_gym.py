@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 pytest.importorskip("reasoning_gym")
 
 import agentrl.envs  # noqa: F401 - registers the ids
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import reasoning_gym_worker as worker
 from agentrl.envs.math.reasoning_gym_env import ReasoningGymEnv, task_names
 
@@ -156,7 +157,7 @@ def test_env_when_name_or_config_is_wrong_then_says_what_is_right(monkeypatch: p
         ReasoningGymEnv(name="chain_sums")
     with pytest.raises(DataError, match="no_such_option"):
         ReasoningGymEnv(name="chain_sum", config={"no_such_option": 1})
-    with pytest.raises(ValueError, match="train or test"):
+    with pytest.raises(ValueError, match="split must be one of train, test"):
         ReasoningGymEnv("valid")
     with pytest.raises(ValueError, match="num_problems"):
         ReasoningGymEnv(num_problems=0)

@@ -1,5 +1,6 @@
 import json
 import pickle
+import random
 import re
 
 import gymnasium
@@ -8,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agentrl import envs  # registers the ids
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.env import SearchQAEnv
-from agentrl.envs.search_qa.evaluate import score
-from agentrl.envs.search_qa.experts import RandomPolicy
+from agentrl.envs.search_qa.score_transcripts import score
 from agentrl.envs.search_qa.scoring import own_turns
 from agentrl.envs.search_qa.text import cut_turn, format_passages, information, parse_action
 from agentrl.retriever.client import Client
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RetrieverUnavailable
 from agentrl.retriever.passages import Hit
+from agentrl.retriever.retrieval_errors import QueryError, RetrieverUnavailable
+from agentrl.retriever.search import Retriever
 
 assert "agentrl/SearchQA-v0" in envs.ENVIRONMENTS
 INVALID = (
@@ -172,22 +172,22 @@ def test_expert_wins_every_held_out_question(questions, name):
 
 def test_expert_recovers_from_a_random_step():
     env = SearchQAEnv(split="test", questions="compact", expert="default", topk=1, max_steps=8)
-    policy = RandomPolicy(0)
+    draws = random.Random(0)
     for task in range(0, 300, 3):
         _, info = env.reset(options={"task": task})
         searches = [action for action in info["admissible_actions"] if "<search>" in action]
-        info = env.step(policy.act(searches))[-1]
+        info = env.step(draws.choice(searches))[-1]
         while "success" not in info:
             info = env.step(info["expert_action"])[-1]
         assert info["success"]
 
 
 def test_random_policy_stays_far_below_the_expert():
-    env, policy, wins = SearchQAEnv(split="test", questions="compact", topk=1), RandomPolicy(0), 0
+    env, draws, wins = SearchQAEnv(split="test", questions="compact", topk=1), random.Random(0), 0
     for task in range(200):
         _, info = env.reset(options={"task": task})
         while "success" not in info:
-            info = env.step(policy.act(info["admissible_actions"]))[-1]
+            info = env.step(draws.choice(info["admissible_actions"]))[-1]
         wins += info["success"]
     assert wins / 200 < 0.15
 
@@ -199,8 +199,8 @@ def test_random_policy_stays_far_below_the_expert():
         ({"max_steps": 0}, "max_steps"),
         ({"reward": "bleu"}, "reward must be"),
         ({"expert": "oracle"}, "expert must be"),
-        ({"kinds": ["hard"]}, "kinds are"),
-        ({"split": "dev"}, "splits train, test"),
+        ({"kinds": ["hard"]}, "kinds must be one of bridge"),
+        ({"split": "dev"}, "split must be one of train, test"),
         ({"max_observation_tokens": 500}, "needs tokenizer"),
         ({"questions": "compact", "retriever": "http://127.0.0.1:1"}, "one corpus each"),
         ({"questions": {"nq": "nq.jsonl"}}, "need a retriever"),
@@ -217,7 +217,7 @@ def test_senseless_options_are_refused_with_a_reason(options, reason):
 
 def test_task_number_out_of_range_is_refused():
     env = SearchQAEnv(split="test", questions="compact", kinds=["comparison"])
-    with pytest.raises(DataError, match=rf"task {env.num_tasks} of {env.num_tasks}"):
+    with pytest.raises(DataError, match=f"from 0 to {env.num_tasks - 1}, got {env.num_tasks}"):
         env.reset(options={"task": env.num_tasks})
 
 

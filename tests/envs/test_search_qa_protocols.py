@@ -3,10 +3,10 @@ import json
 import pytest
 
 from agentrl.envs.search_qa.env import SearchQAEnv
-from agentrl.envs.search_qa.protocols import STOP_STRINGS, SearchR1Prompt, VerlAgentSearch, project
+from agentrl.envs.search_qa.protocols import STOP_STRINGS, SearchR1Prompt, VerlAgentSearch, project_search
 from agentrl.envs.search_qa.text import cut_turn
 from agentrl.retriever.client import Client
-from agentrl.retriever.errors import RetrieverError
+from agentrl.retriever.retrieval_errors import RetrieverError
 
 
 def search_r1(**options):
@@ -69,7 +69,7 @@ def test_search_r1_prompt_adds_a_question_mark_where_there_is_none(tmp_path):
     ],
 )
 def test_project_decides_as_verl_agent(text, action, is_valid):
-    assert project(text) == (action, is_valid)
+    assert project_search(text) == (action, is_valid)
     assert cut_turn(text) == cut_turn(cut_turn(text))
 
 
@@ -86,15 +86,16 @@ def test_verl_agent_shows_question_history_and_escaped_passages():
     assert (info["anchor"], reward, info["is_valid_action"]) == (expected, 0.0, True)
     prompt, reward, *_, info = env.step("hm")
     assert prompt == f"{question}|2|Step 1:<search>river</search> {expected}\n\nStep 2: \n"
-    assert (info["anchor"], reward, info["is_valid_action"]) == ("", -0.01, False)
+    assert (info["anchor"], reward, info["is_valid_action"]) == ("", 0.0, False)
 
 
-def test_verl_agent_carries_out_an_action_that_is_not_well_formed_and_subtracts_the_penalty():
+def test_verl_agent_carries_out_an_action_that_is_not_well_formed_and_leaves_the_penalty_to_the_learner():
     env = verl_agent()
     env.reset(options={"task": 0})
     gold = env.unwrapped._question.golden_answers[0]
     _, reward, terminated, _, info = env.step(f"<answer>{gold}</answer><answer>x</answer>")
-    assert (terminated, reward, info["success"], info["is_valid_action"]) == (True, pytest.approx(0.99), True, False)
+    assert (terminated, reward, info["success"], info["is_valid_action"]) == (True, 1.0, True, False)
+    assert VerlAgentSearch.config_defaults["advantage.invalid_action_penalty"] == 0.01
 
 
 def test_verl_agent_ends_where_an_answer_stands_inside_a_search():
@@ -102,7 +103,7 @@ def test_verl_agent_ends_where_an_answer_stands_inside_a_search():
     env.reset(options={"task": 0})
     gold = env.unwrapped._question.golden_answers[0]
     _, reward, terminated, _, info = env.step(f"<search>so <answer>{gold}</answer></search>")
-    assert (terminated, info["success"], reward) == (True, True, pytest.approx(0.99))
+    assert (terminated, info["success"], reward) == (True, True, 1.0)
 
 
 def test_verl_agent_truncates_at_its_fourth_step_without_searching(monkeypatch):

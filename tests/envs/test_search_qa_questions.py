@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.questions import Question, load_questions
 
 HOTPOT = {

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.envs.search_qa.evaluate import main, mean_interval, wilson_interval
+from agentrl.common.intervals import wilson_interval
+from agentrl.envs.search_qa.score_transcripts import main, mean_interval
 from agentrl.envs.search_qa.scoring import (
     exact_match,
     f1_score,

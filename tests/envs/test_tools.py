@@ -6,7 +6,8 @@ import gymnasium
 import pytest
 from transformers.utils import get_json_schema
 
-from agentrl.envs.errors import DataError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.spaces import FreeText
 from agentrl.envs.tools import ToolCalls, describe_tool
 
@@ -49,6 +50,10 @@ class Kitchen(gymnasium.Env[str, str]):
         """Fail for a reason that is not the model's."""
         raise ConnectionError("the gas is off")
 
+    def weigh(self) -> str:
+        """Fail for want of a package."""
+        raise MissingExtraError("scales", "kitchen", "weighing")
+
     def not_a_tool(self) -> None:
         return None
 
@@ -69,7 +74,7 @@ def env() -> ToolCalls:
 
 def test_reset_offers_public_methods_with_docstrings_as_tools(env: ToolCalls) -> None:
     _, info = env.reset(seed=0)
-    assert [tool["function"]["name"] for tool in info["tools"]] == ["turn_knob", "taste", "give_up", "burn"]
+    assert [tool["function"]["name"] for tool in info["tools"]] == ["turn_knob", "taste", "give_up", "burn", "weigh"]
     assert info["task"] == "soup"
 
 
@@ -136,6 +141,8 @@ def test_a_call_that_cannot_be_carried_out_is_answered_and_marked(env: ToolCalls
 def test_a_tool_that_breaks_by_itself_is_no_fault_of_the_model(env: ToolCalls) -> None:
     with pytest.raises(ConnectionError, match="the gas is off"):
         env.step(call("burn"))
+    with pytest.raises(MissingExtraError, match="weighing needs the package"):
+        env.step(call("weigh"))
 
 
 class Base(gymnasium.Env[str, str]):

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.envs.errors import DataError, MissingExtraError
+from agentrl.common.extras import MissingExtraError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import nouns, official
-from agentrl.envs.webshop.analyzer import terms
-from agentrl.envs.webshop.cli import main
+from agentrl.envs.webshop.__main__ import main
 from agentrl.envs.webshop.goals import SPLITS
 from agentrl.envs.webshop.loading import open_shop, synthetic_products
 from agentrl.envs.webshop.nouns import add_nouns, nouns_of_catalogue
 from agentrl.envs.webshop.products import clean_products, from_json, parse_prices, to_json
 from agentrl.envs.webshop.store import build_store, is_store
 from agentrl.envs.webshop.synthetic import synthesize
+from agentrl.retriever.lexical.analyzer import terms
 from tests.envs.webshop_data import official_folder, record, three_products  # noqa: F401
 
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.envs.webshop.fuzzy import _common_subsequence_length, token_set_ratio
-from agentrl.envs.webshop.reward import COLORS, normalize_color, purchase_reward, type_reward
+from agentrl.envs.webshop.fuzzy import token_set_ratio
+from agentrl.envs.webshop.purchase_reward import COLORS, normalize_color, purchase_reward, type_reward
 from tests.envs.webshop_data import goal_for, three_products
 
 LAMP, STAND, MUG = three_products()
@@ -40,13 +40,14 @@ def test_token_set_ratio_when_any_then_is_symmetric_and_between_0_and_100(left, 
     assert 0 <= token_set_ratio(left, right) <= 100
 
 
-@given(st.text(alphabet="abc", max_size=12), st.text(alphabet="abc", max_size=12))
-def test_common_subsequence_length_when_any_then_is_the_textbooks(left, right):
+@given(st.text(alphabet="abc", min_size=1, max_size=12), st.text(alphabet="abc", min_size=1, max_size=12))
+def test_token_set_ratio_of_two_words_then_is_the_textbooks_share_of_common_letters(left, right):
     table = [[0] * (len(right) + 1) for _ in range(len(left) + 1)]
     for i, a in enumerate(left):
         for j, b in enumerate(right):
             table[i + 1][j + 1] = table[i][j] + 1 if a == b else max(table[i][j + 1], table[i + 1][j])
-    assert _common_subsequence_length(left, right) == table[-1][-1]
+    length = len(left) + len(right)
+    assert token_set_ratio(left, right) == round(100 - 100 * (length - 2 * table[-1][-1]) / length)
 
 
 def test_normalize_color_when_several_match_then_takes_the_first_of_the_list():

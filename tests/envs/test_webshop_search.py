@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.envs.webshop import index_builder
-from agentrl.envs.webshop.analyzer import MAX_TOKEN_UNITS, terms, words
-from agentrl.envs.webshop.bm25 import Index, stored_length
-from agentrl.envs.webshop.index_builder import IndexBuilder
 from agentrl.envs.webshop.loading import open_shop
-from agentrl.envs.webshop.stemmer import stem
+from agentrl.retriever.lexical import index_builder
+from agentrl.retriever.lexical.analyzer import MAX_TOKEN_UNITS, terms, words
+from agentrl.retriever.lexical.bm25 import LexicalIndex, stored_length
+from agentrl.retriever.lexical.index_builder import IndexBuilder
+from agentrl.retriever.lexical.stemmer import stem
 from tests.envs.webshop_data import official_folder, read_packed  # noqa: F401
 
 
-def build(texts: list[str], ids: list[str] | None = None, folder=None) -> Index:
+def build(texts: list[str], ids: list[str] | None = None, folder=None) -> LexicalIndex:
     builder = IndexBuilder(folder)
     for text in texts:
         builder.add(text)
@@ -175,7 +175,7 @@ def test_index_when_built_in_small_blocks_on_disk_then_finds_the_same(tmp_path_f
         on_disk = build(texts, folder=folder)
     finally:
         index_builder._BLOCK_TOKENS = block_tokens
-    assert on_disk.search(query) == whole.search(query) == Index.open(folder).search(query)
+    assert on_disk.search(query) == whole.search(query) == LexicalIndex.open(folder).search(query)
     assert not list(folder.glob("block-*"))
 
 

@@ -8,9 +8,9 @@ from urllib.parse import urlencode, urlsplit
 
 import pytest
 
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.env import WebShopEnv
-from agentrl.envs.webshop.serve import ShopServer
+from agentrl.envs.webshop.shop_server import ShopServer
 from tests.browser import open_browser
 from tests.servers import running
 

@@ -10,15 +10,16 @@ import time
 import numpy as np
 import pytest
 
+from agentrl.common import progress
 from agentrl.retriever import build as build_module
-from agentrl.retriever import progress
+from agentrl.retriever import encode_corpus as encode_module
 from agentrl.retriever.build import build, encode_corpus, main, prepare_corpus
 from agentrl.retriever.encoder import Encoder, EncoderSpec
-from agentrl.retriever.engine import DenseSearcher, Retriever, available_indexes, open_vectors
-from agentrl.retriever.errors import IndexFolderError, RequestError
 from agentrl.retriever.exact import ExactIndex
-from agentrl.retriever.folder import open_manifest
+from agentrl.retriever.index_folder import open_manifest
 from agentrl.retriever.passages import PassageFile
+from agentrl.retriever.retrieval_errors import IndexFolderError, RequestError
+from agentrl.retriever.search import DenseSearcher, Retriever, available_indexes, open_vectors
 from agentrl.retriever.vectors import BLOCK_ROWS, usable_rows
 from tests.retriever.conftest import WordEncoder
 
@@ -50,7 +51,7 @@ def test_build_twice_encodes_once(corpus, tmp_path, word_encoder):
 
 
 def test_build_that_breaks_off_goes_on_where_it_stopped(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_module, "_ENCODE_ROWS", 8)
+    monkeypatch.setattr(encode_module, "_ENCODE_ROWS", 8)
     whole = WordEncoder()
     build(corpus, tmp_path / "whole", index="words/exact", encoder=whole)
 
@@ -212,7 +213,9 @@ def test_build_process_killed_and_restarted_finishes_without_encoding_again(tmp_
     assert file.stat().st_size == 512 * 384 * 4
 
 
-@pytest.mark.parametrize("file", ["words/vectors-00000.f32", "corpus/passages.jsonl", "bm25/rows.npy", "manifest.json"])
+@pytest.mark.parametrize(
+    "file", ["words/vectors-00000.f32", "corpus/passages.jsonl", "bm25/documents.npy", "manifest.json"]
+)
 @pytest.mark.parametrize("is_gone", [False, True])
 def test_build_again_repairs_what_has_lost_bytes(file, is_gone, corpus, tmp_path, word_encoder):
     out = tmp_path / "out"
@@ -242,9 +245,9 @@ def test_build_again_leaves_a_file_of_other_content_to_the_user(corpus, tmp_path
 
 def test_finished_bm25_index_is_not_written_again(corpus, tmp_path):
     build(corpus, tmp_path / "out", index="bm25")
-    before = (tmp_path / "out" / "bm25" / "rows.npy").stat()
+    before = (tmp_path / "out" / "bm25" / "documents.npy").stat()
     build(corpus, tmp_path / "out", index="bm25")
-    assert (tmp_path / "out" / "bm25" / "rows.npy").stat().st_mtime_ns == before.st_mtime_ns
+    assert (tmp_path / "out" / "bm25" / "documents.npy").stat().st_mtime_ns == before.st_mtime_ns
 
 
 def test_two_builds_at_once_of_the_same_shard_are_refused(corpus, tmp_path, word_encoder):
@@ -260,6 +263,19 @@ def test_two_builds_at_once_of_the_same_shard_are_refused(corpus, tmp_path, word
     assert encode_corpus(tmp_path / "out", Nested())
     texts = [json.loads(line)["contents"] for line in corpus.read_text().splitlines()]
     assert (stored_vectors(tmp_path / "out") == word_encoder.encode(texts, role="passage")).all()
+
+
+def test_bm25_index_of_an_earlier_version_is_refused_and_built_again(corpus, tmp_path):
+    build(corpus, tmp_path / "out", index="bm25")
+    manifest = tmp_path / "out" / "bm25" / "manifest.json"
+    part = json.loads(manifest.read_text())
+    part["files"] = {"rows.npy": part["files"]["documents.npy"]}
+    (tmp_path / "out" / "bm25" / "documents.npy").rename(tmp_path / "out" / "bm25" / "rows.npy")
+    manifest.write_text(json.dumps(part))
+    with pytest.raises(IndexFolderError, match="built by an earlier version"):
+        Retriever.open(tmp_path / "out", index="bm25")
+    build(corpus, tmp_path / "out", index="bm25")
+    assert Retriever.open(tmp_path / "out", index="bm25").search(["dracula 11"], topk=1)[0][0].id == "p11"
 
 
 def test_progress_in_a_file_tells_rate_and_time_left(capsys, monkeypatch):

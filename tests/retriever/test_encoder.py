@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from agentrl.common.extras import MissingExtraError
 from agentrl.retriever.encoder import ENCODERS, Encoder, EncoderSpec, probe_vector, same_encoder
-from agentrl.retriever.errors import MissingExtraError, RequestError
+from agentrl.retriever.retrieval_errors import RequestError
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("sentence_transformers")

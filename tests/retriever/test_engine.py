@@ -4,12 +4,18 @@ import time
 import pytest
 
 from agentrl.retriever.batching import Batcher
-from agentrl.retriever.cache import LruCache
+from agentrl.retriever.cache import CountingCache
 from agentrl.retriever.checks import Limits
-from agentrl.retriever.engine import DenseSearcher, Retriever
-from agentrl.retriever.errors import IndexFolderError, OverloadedError, QueryError, RequestError, RetrieverError
 from agentrl.retriever.exact import ExactIndex
 from agentrl.retriever.passages import Passages
+from agentrl.retriever.retrieval_errors import (
+    IndexFolderError,
+    OverloadedError,
+    QueryError,
+    RequestError,
+    RetrieverError,
+)
+from agentrl.retriever.search import DenseSearcher, Retriever
 from agentrl.retriever.vectors import Vectors
 from tests.retriever.conftest import WordEncoder
 
@@ -86,13 +92,16 @@ def test_retriever_with_other_passages_than_its_index_is_refused(word_encoder):
 
 
 def test_lru_cache_when_full_drops_the_entry_used_longest_ago():
-    cache: LruCache[str, int] = LruCache(2)
+    cache: CountingCache[str, int] = CountingCache(2)
     cache.put("a", 1)
     cache.put("b", 2)
     assert cache.get("a") == 1
     cache.put("c", 3)
     assert (cache.get("b"), cache.get("a"), cache.get("c")) == (None, 1, 3)
     assert (cache.hits, cache.misses) == (3, 1)
+    nothing: CountingCache[str, int] = CountingCache(0)
+    nothing.put("a", 1)
+    assert (nothing.get("a"), len(nothing)) == (None, 0)
 
 
 class SlowSearcher:

@@ -15,8 +15,8 @@ import pytest
 
 from agentrl.retriever.build import build
 from agentrl.retriever.client import Client
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import QueryError, RequestError
+from agentrl.retriever.retrieval_errors import QueryError, RequestError
+from agentrl.retriever.search import Retriever
 
 pytestmark = pytest.mark.slow
 NUM_REQUESTS, NUM_CLIENTS = 10_000, 16

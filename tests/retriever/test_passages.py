@@ -5,8 +5,8 @@ import lzma
 
 import pytest
 
-from agentrl.retriever.errors import CorpusError, IndexFolderError
 from agentrl.retriever.passages import Hit, PassageFile, read_corpus, write_passages
+from agentrl.retriever.retrieval_errors import CorpusError, IndexFolderError
 
 
 def test_hit_title_and_text_split_at_the_first_line():

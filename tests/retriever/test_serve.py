@@ -14,8 +14,8 @@ from agentrl.retriever.batching import Batcher
 from agentrl.retriever.build import build
 from agentrl.retriever.checks import Limits
 from agentrl.retriever.client import Client
-from agentrl.retriever.engine import Retriever
-from agentrl.retriever.errors import IndexFolderError, QueryError, RequestError
+from agentrl.retriever.retrieval_errors import IndexFolderError, QueryError, RequestError
+from agentrl.retriever.search import Retriever
 from agentrl.retriever.serve import RetrieveService, _read_body, main, make_app
 
 PASSAGES = [(str(i), f'"Book {word}"\nA story of the {word}.') for i, word in enumerate(("sea", "sky", "sun", "sand"))]

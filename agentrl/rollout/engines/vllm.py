@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from agentrl.errors import InfrastructureError, MissingExtraError, RunError, UserError
+from agentrl.common.extras import MissingExtraError
+from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.rollout.engines.base import Completion, Sampling
 
 _Result = TypeVar("_Result")

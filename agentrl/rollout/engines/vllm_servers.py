@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import torch
 
-from agentrl.errors import InfrastructureError, MissingExtraError, RunError, UserError
+from agentrl.common.extras import MissingExtraError
+from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.rollout.engines.base import Completion, Sampling
 from agentrl.rollout.engines.vllm import request_parameters, score_parameters, scores_from_table
 from agentrl.rollout.engines.weight_sync import WeightSync

@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from agentrl.common.event_loops import run_coroutine
+from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import RolloutConfig
-from agentrl.errors import MissingExtraError, RunError
+from agentrl.errors import RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion, Engine, Sampling
 from agentrl.types import Row

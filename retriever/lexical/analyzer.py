@@ -12,8 +12,8 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
 
-from agentrl.envs.webshop.stemmer import stem
-from agentrl.envs.webshop.word_break import RANGES
+from agentrl.retriever.lexical.stemmer import stem
+from agentrl.retriever.lexical.word_break import RANGES
 
 _STOP_WORDS = (
     "a an and are as at be but by for if in into is it no not of on or such that the their then there these they "

@@ -1,6 +1,6 @@
 """What scripted policies reach: the brackets around a model's score.
 
-`random` clicks and searches at random, `expert` is the scripted shopper (`expert`), `oracle` buys the product that the
+`random` clicks and searches at random, `expert` is the scripted shopper (`experts`), `oracle` buys the product that the
 request was written for with the options it asks for, which is the ceiling of the reward.
 """
 
@@ -8,10 +8,12 @@ import math
 import random
 from dataclasses import dataclass
 
+from agentrl.common.intervals import wilson_interval
+from agentrl.common.progress import track
+from agentrl.envs.options import check_choice
 from agentrl.envs.webshop.env import WebShopEnv
-from agentrl.envs.webshop.expert import random_action
-from agentrl.envs.webshop.progress import track
-from agentrl.envs.webshop.reward import purchase_reward
+from agentrl.envs.webshop.experts import random_action
+from agentrl.envs.webshop.purchase_reward import purchase_reward
 
 POLICIES = ("random", "expert", "oracle")
 
@@ -37,7 +39,7 @@ class Result:
         """Score and success in percent with 95 % intervals (normal for the mean, Wilson for the share)."""
         count = len(self.scores)
         variance = sum((score - self.score) ** 2 for score in self.scores) / max(count - 1, 1)
-        low, high = wilson_interval(self.success, count)
+        low, high = wilson_interval(sum(score == 1.0 for score in self.scores), count)
         return (
             f"score {100 * self.score:.1f} ± {100 * 1.96 * math.sqrt(variance / count):.1f}, "
             f"success {100 * self.success:.1f} % ({100 * low:.1f} to {100 * high:.1f}), "
@@ -45,20 +47,11 @@ class Result:
         )
 
 
-def wilson_interval(share: float, count: int, *, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a share of `count` trials."""
-    center = share + z * z / (2 * count)
-    spread = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    scale = 1 + z * z / count
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)  # rounding leaves [0, 1]
-
-
 def evaluate(
     env: WebShopEnv, policy: str, *, episodes: int | None = None, max_steps: int = 15, seed: int = 0
 ) -> Result:
     """Play the first `episodes` tasks of the split (all by default), each once, `max_steps` actions at most."""
-    if policy not in POLICIES:
-        raise ValueError(f"policy must be one of {POLICIES}, got {policy!r}")
+    check_choice("policy", policy, POLICIES)
     count = min(episodes or env.num_tasks, env.num_tasks)
     scores, num_steps = [], 0
     for task in track(range(count), description=f"{policy} policy", total=count):

@@ -2,7 +2,7 @@
 
 OUT/manifest.json            format, corpus (source, SHA-256, passages), default index
 OUT/corpus/                  passages.jsonl, offsets.npy
-OUT/bm25/                    manifest.json, terms.txt, starts.npy, rows.npy, weights.npy
+OUT/bm25/                    manifest.json, the arrays of `lexical.bm25.LexicalIndex`
 OUT/ENCODER/                 manifest.json, vectors-00000.f32, ...          (the index "ENCODER/exact")
 OUT/ENCODER/KIND.faiss       and KIND.json, one pair per FAISS index
 """
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from agentrl.retriever.errors import IndexFolderError
+from agentrl.retriever.retrieval_errors import IndexFolderError
 
 FORMAT = 1
 _SAMPLES, _SAMPLE_BYTES = 64, 4096

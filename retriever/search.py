@@ -7,16 +7,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from agentrl.retriever.bm25 import Bm25Index
-from agentrl.retriever.cache import LruCache
+from agentrl.retriever.bm25_search import Bm25Searcher, index_texts, open_bm25
+from agentrl.retriever.cache import CountingCache
 from agentrl.retriever.checks import DEFAULT_LIMITS, Limits, check_queries, check_topk
 from agentrl.retriever.encoder import Encoder, EncoderSpec, TextEncoder, same_encoder
-from agentrl.retriever.errors import IndexFolderError, RequestError
 from agentrl.retriever.exact import ExactIndex, ScanDtype
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
 from agentrl.retriever.faiss_index import FaissIndex, FaissParameters
-from agentrl.retriever.folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
+from agentrl.retriever.index_folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
 from agentrl.retriever.passages import Hit, PassageFile, Passages
+from agentrl.retriever.retrieval_errors import IndexFolderError, RequestError
 from agentrl.retriever.vectors import Vectors
 
 
@@ -43,7 +43,7 @@ class DenseSearcher:
             )
         self.index, self.encoder = index, encoder
         self.kind, self.num_rows = index.kind, index.num_rows
-        self.vectors: LruCache[str, np.ndarray] = LruCache(num_cached_vectors)
+        self.vectors: CountingCache[str, np.ndarray] = CountingCache(num_cached_vectors)
         self.encode_s = self.search_s = 0.0
 
     def search(self, queries: Sequence[str], k: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -81,7 +81,7 @@ class Retriever:
 
     Args:
         passages: the corpus by row.
-        searcher: a `Bm25Index` or a `DenseSearcher` over the same rows.
+        searcher: a `Bm25Searcher` or a `DenseSearcher` over the same rows.
         name: what health and error messages call it, such as "minilm/exact".
         num_cached_results: entries of the LRU cache of results, keyed by query and topk.
         limits: bounds of a request.
@@ -90,7 +90,7 @@ class Retriever:
     def __init__(
         self,
         passages: Passages,
-        searcher: Bm25Index | DenseSearcher,
+        searcher: Bm25Searcher | DenseSearcher,
         *,
         name: str = "",
         num_cached_results: int = 32_768,
@@ -103,7 +103,7 @@ class Retriever:
             )
         self.passages, self.searcher, self.limits = passages, searcher, limits
         self.name = name or searcher.kind
-        self.results: LruCache[tuple[str, int], tuple[Hit, ...]] = LruCache(num_cached_results)
+        self.results: CountingCache[tuple[str, int], tuple[Hit, ...]] = CountingCache(num_cached_results)
 
     def search(self, queries: Sequence[str], *, topk: int) -> list[list[Hit]]:
         """The best `topk` passages of every query, best first.
@@ -140,7 +140,7 @@ class Retriever:
     def from_passages(cls, passages: Iterable[tuple[str, str]]) -> "Retriever":
         """A BM25 retriever over `(id, contents)` pairs held in memory; needs no model and no files."""
         rows = list(passages)
-        return cls(Passages(rows), Bm25Index.build(contents for _, contents in rows))
+        return cls(Passages(rows), Bm25Searcher(index_texts(contents for _, contents in rows)))
 
     @classmethod
     def open(
@@ -170,27 +170,27 @@ class Retriever:
         """
         folder = Path(folder).expanduser()
         manifest = open_manifest(folder)
-        name = index or manifest.get("default")
-        if name not in available_indexes(folder):
-            raise IndexFolderError(
-                f"{folder} has no index {name!r}; it has: {', '.join(available_indexes(folder)) or 'none yet'}."
-                f"{describe_foreign(folder)} Build it (or go on building) with: "
-                f"python -m agentrl.retriever.build CORPUS.jsonl {folder}"
-            )
+        name = _find_index(folder, index or manifest.get("default"))
         passages = PassageFile(folder / "corpus")
-        searcher: Bm25Index | DenseSearcher
         if name == "bm25":
-            part = read_json(folder / "bm25" / "manifest.json")
-            check_pairing(manifest, part, folder / "bm25")
-            check_files(folder / "bm25", part["files"])
-            searcher = Bm25Index.load(folder / "bm25", num_rows=len(passages))
-        else:
-            encoder_name, _, kind = name.partition("/")
-            searcher = _open_dense(
-                folder / encoder_name, kind, manifest, model=model, device=device, encode_dtype=encode_dtype,
-                scan_dtype=scan_dtype,
-            )  # fmt: skip
-        return cls(passages, searcher, name=name, limits=limits)
+            return cls(passages, open_bm25(folder, manifest), name=name, limits=limits)
+        encoder_name, _, kind = name.partition("/")
+        dense = _open_dense(
+            folder / encoder_name, kind, manifest, model=model, device=device, encode_dtype=encode_dtype,
+            scan_dtype=scan_dtype,
+        )  # fmt: skip
+        return cls(passages, dense, name=name, limits=limits)
+
+
+def _find_index(folder: Path, name: str | None) -> str:
+    known = available_indexes(folder)
+    if name is None or name not in known:
+        raise IndexFolderError(
+            f"{folder} has no index {name!r}; it has: {', '.join(known) or 'none yet'}."
+            f"{describe_foreign(folder)} Build it (or go on building) with: "
+            f"python -m agentrl.retriever.build CORPUS.jsonl {folder}"
+        )
+    return name
 
 
 def available_indexes(folder: Path) -> list[str]:

@@ -12,7 +12,7 @@ from agentrl.envs.alfworld.game import Game
 from agentrl.envs.alfworld.texts import HELP, INTRO, NOTHING_HAPPENS, describe_object, list_phrase
 
 
-class Engine:
+class TextEngine:
     """One game in play.
 
     `location` and `held` are indices (held is -1 for empty hands); `contents[r]` are the objects in receptacle r in id
@@ -20,7 +20,7 @@ class Engine:
     receptacle) pairs that `take` parted; `states` the objects per one-place fact ("ishot" …); `won` says whether the
     goal holds now.
 
-        engine = Engine(game)
+        engine = TextEngine(game)
         text = engine.reset()
         text = engine.step("go to desk 1")
     """
@@ -79,9 +79,9 @@ class Engine:
         """Whether the receptacle has a door that is closed."""
         return receptacle in self.game.openable and receptacle not in self.opened
 
-    def copy(self) -> "Engine":
+    def copy(self) -> "TextEngine":
         """An engine in the same state that can be played on independently."""
-        twin = object.__new__(Engine)
+        twin = object.__new__(TextEngine)
         twin.game, twin.location, twin.held, twin.won = self.game, self.location, self.held, self.won
         twin.contents, twin.opened = self.contents.copy(), self.opened.copy()
         twin.places, twin.left = self.places.copy(), self.left.copy()
@@ -258,20 +258,20 @@ class Engine:
         self.won = self.game.goal.is_reached(self)
 
 
-_VERBS: dict[str, Callable[[Engine, int, int], str]] = {
-    "look": Engine._look,
-    "inventory": Engine._inventory,
-    "help": Engine._help,
-    "examine": Engine._examine,
-    "inspect": Engine._inspect,
-    "go": Engine._go,
-    "open": Engine._open,
-    "close": Engine._close,
-    "take": Engine._take,
-    "put": Engine._put,
-    "clean": Engine._clean,
-    "heat": Engine._heat,
-    "cool": Engine._cool,
-    "use": Engine._use,
-    "slice": Engine._slice,
+_VERBS: dict[str, Callable[[TextEngine, int, int], str]] = {
+    "look": TextEngine._look,
+    "inventory": TextEngine._inventory,
+    "help": TextEngine._help,
+    "examine": TextEngine._examine,
+    "inspect": TextEngine._inspect,
+    "go": TextEngine._go,
+    "open": TextEngine._open,
+    "close": TextEngine._close,
+    "take": TextEngine._take,
+    "put": TextEngine._put,
+    "clean": TextEngine._clean,
+    "heat": TextEngine._heat,
+    "cool": TextEngine._cool,
+    "use": TextEngine._use,
+    "slice": TextEngine._slice,
 }

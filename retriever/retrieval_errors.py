@@ -1,17 +1,8 @@
 """What can go wrong in retrieval, by who can repair it."""
 
-from agentrl.common.installation import install_hint
-
 
 class RetrieverError(Exception):
     """Base of every error of this package."""
-
-
-class MissingExtraError(ImportError):
-    """An optional package is not installed; the message names the extra that brings it."""
-
-    def __init__(self, package: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install_hint('search')}")
 
 
 class CorpusError(RetrieverError, ValueError):

@@ -1,4 +1,4 @@
-"""Score transcripts per data set: `python -m agentrl.envs.search_qa.evaluate TRANSCRIPTS.jsonl`."""
+"""Score transcripts per data set: `python -m agentrl.envs.search_qa.score_transcripts TRANSCRIPTS.jsonl`."""
 
 import argparse
 import json
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from agentrl.common.fields import open_text, read_lines, texts_of
+from agentrl.common.intervals import wilson_interval
 from agentrl.common.paths import user_path
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.search_qa.questions import PUBLISHED_SIZES, dataset_name
 from agentrl.envs.search_qa.scoring import exact_match, f1_score, folded_exact_match, last_answer, own_turns
 
@@ -39,20 +40,6 @@ def score(dataset: str, turns: Sequence[str], golden_answers: Sequence[str]) -> 
         f1_score(prediction, golden_answers),
         folded_exact_match(prediction, golden_answers),
     )
-
-
-def wilson_interval(num_successes: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a rate (Wilson 1927).
-
-    >>> [round(x, 3) for x in wilson_interval(33, 100)]
-    [0.246, 0.427]
-    """
-    if not count:
-        return 0.0, 1.0
-    rate, z2 = num_successes / count, _Z95**2
-    centre = (rate + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z95 * sqrt(rate * (1 - rate) / count + z2 / (4 * count**2)) / (1 + z2 / count)
-    return centre - half, centre + half
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
@@ -115,7 +102,7 @@ def _turns(row: dict[str, Any]) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m agentrl.envs.search_qa.evaluate",
+        prog="python -m agentrl.envs.search_qa.score_transcripts",
         description="Exact match and F1 of transcripts per data set, with 95 % intervals; the model's own text only.",
         epilog='A row: {"dataset": "nq", "golden_answers": ["..."], "response": "<search>...<answer>...</answer>"}',
     )

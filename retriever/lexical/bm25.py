@@ -9,6 +9,7 @@ Letters: D documents, V terms, P postings (pairs of a term and a document that c
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agentrl.envs.webshop.analyzer import terms
+from agentrl.retriever.lexical.analyzer import terms
 
 K1 = np.float32(0.9)
 B = np.float32(0.4)
@@ -59,7 +60,7 @@ def inverse_norms(lengths: NDArray[np.int32]) -> NDArray[np.float32]:
     return (one / (K1 * ((one - B) + relative)))[which]
 
 
-class Index:
+class LexicalIndex:
     """An inverted index over D documents numbered from 0.
 
     The arrays, by name: `term_bytes` the sorted terms as UTF-8 one after the other, `term_ends` [V] where each ends,
@@ -80,7 +81,7 @@ class Index:
         self._row = lru_cache(maxsize=1 << 16)(self._find)
 
     @classmethod
-    def open(cls, folder: Path) -> "Index":
+    def open(cls, folder: Path) -> "LexicalIndex":
         """Map a saved index into memory; nothing is read until a query needs it."""
         # a plain view: numpy's memmap subclass costs microseconds at each indexing
         return cls({name: np.load(folder / f"{name}.npy", mmap_mode="r").view(np.ndarray) for name in ARRAYS})
@@ -103,12 +104,20 @@ class Index:
 
     def search(self, query: str, *, k: int = 50) -> list[int]:
         """The k best documents for a query, best first; fewer where fewer match, none for stop words alone."""
+        documents: list[int] = self.best(terms(query), k)[1].tolist()
+        return documents
+
+    def best(self, query_terms: Iterable[str], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and numbers of the at most k best documents that hold one of the terms, best first.
+
+        Scores are added up in the order of the terms, as in Lucene.
+        """
         scores = np.zeros(len(self.inverse_norms))
-        for word, count in Counter(terms(query)).items():
+        for word, count in Counter(query_terms).items():
             row = self._row(word)
             if row >= 0:
                 self._add_scores(scores, row, count)
-        return self._best(scores, k)
+        return self._best(scores.astype(np.float32), k)
 
     def _add_scores(self, scores: NDArray[np.float64], row: int, query_count: int) -> None:
         """Add one term's share: float32 within a term and float64 across terms, as Lucene does."""
@@ -120,13 +129,12 @@ class Index:
         saturation = self.counts[begin:end] * self.inverse_norms[documents]
         scores[documents] += weight - weight / (np.float32(1) + saturation)
 
-    def _best(self, scores: NDArray[np.float64], k: int) -> list[int]:
-        values = scores.astype(np.float32)
+    def _best(self, values: NDArray[np.float32], k: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         floor = np.finfo(np.float32).tiny  # below every score of a document that matches
         # the k-th best of the maxima of blocks is a bound below the k-th best score: few documents are left to sort
         maxima = np.maximum.reduceat(values, np.arange(0, len(values), _BLOCK_DOCUMENTS))
         if len(maxima) > k:
             floor = max(floor, np.partition(maxima, -k)[-k])
         candidates = np.flatnonzero(values >= floor)
-        order = np.lexsort((self.tie_ranks[candidates], -values[candidates]))
-        return candidates[order[:k]].tolist()
+        best = candidates[np.lexsort((self.tie_ranks[candidates], -values[candidates]))[:k]]
+        return values[best], best

@@ -30,7 +30,7 @@ _COLORS = (
 COLORS = _COLORS.split()
 
 
-def normalize_color(value: Any) -> Any:
+def normalize_color(value: str | tuple[str, str]) -> str | tuple[str, str]:
     """The first color name found in a text, or the text itself. In a tuple, a name must be a whole item."""
     return next((color for color in COLORS if color in value), value)
 

@@ -5,7 +5,6 @@ person meets the same shop, and gets the same score, as a model. Plain HTML with
 """
 
 import secrets
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -13,11 +12,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock
 from urllib.parse import parse_qs
 
-from agentrl.envs.errors import DataError
+from cachetools import LRUCache
+
+from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop import html_pages
 from agentrl.envs.webshop.env import WebShopEnv
 
-_MOST_VISITS = 200  # kept at a time; the oldest are forgotten
+_MOST_VISITS = 200  # kept at a time; those not looked at for longest are forgotten
 _MOST_BYTES = 1 << 16  # of a form
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; form-action 'self'; frame-ancestors 'none'",
@@ -51,11 +52,11 @@ class ShopServer(ThreadingHTTPServer):
 
     def __init__(self, make_env: Callable[[], WebShopEnv], *, port: int = 8000) -> None:
         self._make_env = make_env
-        self._visits: OrderedDict[str, Visit] = OrderedDict()
+        self._visits: LRUCache[str, Visit] = LRUCache(_MOST_VISITS)
         self.lock = Lock()  # one request at a time: a visit is not made for two
         self.num_tasks = make_env().num_tasks  # also loads the shop before the first visitor waits
         try:
-            super().__init__(("127.0.0.1", port), _Handler)
+            super().__init__(("127.0.0.1", port), _ShopHandler)
         except OSError as error:
             raise DataError(f"port {port} cannot be used: {error.strerror}. Give another one, or 0 for any.") from error
 
@@ -70,16 +71,15 @@ class ShopServer(ThreadingHTTPServer):
         observation, _ = env.reset(options={"task": task})
         key = secrets.token_urlsafe(9)
         self._visits[key] = Visit(env, task, observation)
-        if len(self._visits) > _MOST_VISITS:
-            self._visits.popitem(last=False)
         return key
 
     def find_visit(self, key: str) -> Visit | None:
         """The visit with a key, if it is still kept."""
-        return self._visits.get(key)
+        visit: Visit | None = self._visits.get(key)
+        return visit
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _ShopHandler(BaseHTTPRequestHandler):
     """Start page, visits and the style sheet."""
 
     server: ShopServer

@@ -1,4 +1,4 @@
-"""Building a search index: documents in, the arrays of `bm25.Index` out."""
+"""Building a search index: documents in, the arrays of `bm25.LexicalIndex` out."""
 
 from array import array
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from agentrl.envs.webshop.analyzer import term, words
-from agentrl.envs.webshop.bm25 import Index, inverse_norms
+from agentrl.retriever.lexical.analyzer import term, words
+from agentrl.retriever.lexical.bm25 import LexicalIndex, inverse_norms
 
 _BLOCK_TOKENS = 8_000_000  # tokens sorted at a time: about 0.3 GB of memory
 _MAX_COUNT = np.iinfo(np.uint16).max
@@ -60,7 +60,7 @@ class IndexBuilder:
         keys = np.array(self._tokens, np.int64) * width + np.repeat(np.arange(len(lengths)), lengths)
         keys, counts = np.unique(keys, return_counts=True)
         ids, documents = np.divmod(keys, width)
-        # Lucene counts further, but no text of a shop repeats a word so often
+        # Lucene counts further, but no text of a shop and no passage repeats a word so often
         small_counts = np.minimum(counts, _MAX_COUNT).astype(np.uint16)
         self._keep((ids.astype(np.int32), (documents + self._num_closed).astype(np.int32), small_counts))
         self._num_closed = len(self._lengths)
@@ -80,8 +80,12 @@ class IndexBuilder:
         with np.load(block) as arrays:
             return arrays["arr_0"], arrays["arr_1"], arrays["arr_2"]
 
-    def finish(self, ids: Sequence[str]) -> Index:
-        """Merge the blocks; `ids` [D] are the documents' ids, which decide the order of equal scores."""
+    def finish(self, ids: Sequence[str] | range) -> LexicalIndex:
+        """Merge the blocks.
+
+        Args:
+            ids: the documents' ids [D], which decide the order of equal scores; `range(D)` for that of their numbers.
+        """
         self._close_block()
         by_bytes = sorted(self._ids.terms, key=lambda found: found.encode("utf-8", "surrogatepass"))
         new_row = np.empty(len(by_bytes), np.int64)  # id of a term -> its row among the sorted terms
@@ -126,9 +130,9 @@ class IndexBuilder:
             return np.empty(size, dtype)
         return np.lib.format.open_memmap(self.folder / f"{name}.npy", "w+", dtype, (size,))
 
-    def _save(self, arrays: dict[str, NDArray[Any]]) -> Index:
+    def _save(self, arrays: dict[str, NDArray[Any]]) -> LexicalIndex:
         if self.folder is None:
-            return Index(arrays)
+            return LexicalIndex(arrays)
         for name, values in arrays.items():
             if isinstance(values, np.memmap):
                 values.flush()
@@ -137,7 +141,7 @@ class IndexBuilder:
         for block in self._blocks:
             if isinstance(block, Path):
                 block.unlink()
-        return Index.open(self.folder)
+        return LexicalIndex.open(self.folder)
 
 
 def _positions_in_runs(run: NDArray[np.int64]) -> NDArray[np.int64]:

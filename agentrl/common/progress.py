@@ -1,14 +1,17 @@
 """Progress of long work on stderr, with rate and time left: a bar on a terminal, a line now and then in a file."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+T = TypeVar("T")
 _LINE_EVERY_S = 30.0
+_ITEMS_PER_UPDATE = 256  # an update for every item would cost more than many an item
 
 
 class _RateColumn(ProgressColumn):
@@ -39,6 +42,17 @@ def progress_bar(description: str, total: int | None, *, done: int = 0) -> Itera
     with Progress(*columns, console=console, speed_estimate_period=60.0) as progress:
         task = progress.add_task(description, total=total, completed=done)
         yield lambda count: progress.update(task, advance=count)
+
+
+def track(items: Iterable[T], *, description: str, total: int | None) -> Iterator[T]:
+    """Yield the items, with their progress."""
+    number = 0
+    with progress_bar(description, total) as advance:
+        for number, item in enumerate(items, start=1):
+            yield item
+            if number % _ITEMS_PER_UPDATE == 0:
+                advance(_ITEMS_PER_UPDATE)
+        advance(number % _ITEMS_PER_UPDATE)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ the formula wins, also objects that lay there from the start.
 from typing import NamedTuple, Protocol
 
 from agentrl.envs.alfworld.pddl import Expression, format_expression
-from agentrl.envs.errors import DataError
+from agentrl.envs.env_errors import DataError
 
 _PROPERTIES = (("isclean", "cleanable"), ("ishot", "heatable"), ("iscool", "coolable"))
 
