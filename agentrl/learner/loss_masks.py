@@ -4,10 +4,9 @@ What is masked stays in the denominator: leaving out a drifted token does not ma
 """
 
 import torch
+from torch import Tensor
 
 from agentrl.config.schema import LossConfig
-
-Tensor = torch.Tensor
 
 
 def dppo_mask(logprobs: Tensor, behaviour: Tensor, advantages: Tensor, *, low: float, high: float) -> Tensor:

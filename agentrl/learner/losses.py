@@ -9,11 +9,10 @@ from functools import partial
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from agentrl.common.plugins import find_callable
 from agentrl.config.schema import LossConfig
-
-Tensor = torch.Tensor
 
 
 class Loss(Protocol):
