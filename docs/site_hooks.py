@@ -74,10 +74,11 @@ def commands_page() -> str:
         "",
         "`agentrl COMMAND` and the form after *usage* are the same. This page is printed by the commands themselves.",
     ]
-    for name, (_, purpose) in COMMANDS.items():
-        page += ["", f"## agentrl {name}", "", f"{purpose[0].upper()}{purpose[1:]}."]
-        for parser in parsers_of(name):
-            page += ["", "```text", parser.format_help().rstrip(), "```"]
+    with mock.patch.dict(os.environ, {"COLUMNS": "100"}):
+        for name, (_, purpose) in COMMANDS.items():
+            page += ["", f"## agentrl {name}", "", f"{purpose[0].upper()}{purpose[1:]}."]
+            for parser in parsers_of(name):
+                page += ["", "```text", parser.format_help().rstrip(), "```"]
     return "\n".join(page) + "\n"
 
 
@@ -86,7 +87,6 @@ def parsers_of(name: str) -> Iterator[argparse.ArgumentParser]:
     asked: list[argparse.ArgumentParser] = []
     with (
         mock.patch.object(argparse.ArgumentParser, "print_help", lambda parser, file=None: asked.append(parser)),
-        mock.patch.dict(os.environ, {"COLUMNS": "110"}),
         contextlib.suppress(SystemExit),
     ):
         run_command(name, ["--help"])
@@ -104,13 +104,12 @@ def config_page() -> str:
         "In a TOML file a key stands as `key = value` below its `[table]`, on the command line as `--table.key value`.",
         "`agentrl train --help-config` prints the same list.",
     ]
-    table = ""
+    tables: dict[str, list[str]] = {}
     for key, default, meaning in describe_fields():
-        head, _, name = key.rpartition(".")
-        if head != table:
-            table = head
-            page += ["", f"## [{table}]", "", "| key | default | meaning |", "|---|---|---|"]
-        page.append(f"| `{name}` | {cell(f'`{default}`')} | {cell(meaning)} |")
+        table, _, name = key.rpartition(".")
+        tables.setdefault(table, []).append(f"| `{name}` | {cell(f'`{default}`')} | {cell(meaning)} |")
+    for table, rows in tables.items():
+        page += ["", f"## [{table}]", "", "| key | default | meaning |", "|---|---|---|", *rows]
     return "\n".join(page) + "\n"
 
 
