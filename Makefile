@@ -51,9 +51,10 @@ coverage: $(VENV)/dev.done
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered --fail-under 95
 
-# the API reference, from the docstrings
+# the documentation as a site, and in it the API reference from the docstrings: open build/docs/index.html
 docs: $(VENV)/dev.done
-	$(BIN)/pdoc --output-directory build/docs agentrl
+	$(BIN)/python -m mkdocs build --strict --quiet
+	$(BIN)/python docs/api_reference.py build/docs/api
 
 clean:
 	rm -rf $(VENV) $(OPENENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

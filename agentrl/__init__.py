@@ -1,4 +1,4 @@
-"""Train LLM agents by reinforcement learning in multi-turn environments, reusing every rollout safely.
+"""Train LLM agents by reinforcement learning in multi-turn environments, using every rollout several times.
 
 What a script or a notebook needs, loaded when it is asked for:
 

@@ -13,7 +13,7 @@ from agentrl.environment.pool import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "configs" / "paper"
-README = ROOT / "agentrl" / "rollout" / "README.md"
+README = ROOT / "docs" / "scaling.md"
 CONFIGS = sorted(FOLDER.glob("*.toml"))
 MODELS = {"qwen3_4b": "Qwen/Qwen3-4B-Instruct-2507", "qwen2.5_7b": "Qwen/Qwen2.5-7B-Instruct"}
 # Appendix G.1: prompts a batch, group, prompt + response tokens, steps, KL.
