@@ -34,7 +34,7 @@ from agentrl.evaluation.samples import (
     describe_sampling,
     sampling_line,
 )
-from agentrl.evaluation.tables import success_table
+from agentrl.evaluation.success_table import success_table
 from agentrl.model.load import compute_device, load_model, set_threads
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat, chat_for

@@ -23,8 +23,8 @@ from typing import Any
 from agentrl import build
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
+from agentrl.command.listings import answer_listing
 from agentrl.command.parsers import program, train_parser
-from agentrl.command.tables import answer_listing
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config

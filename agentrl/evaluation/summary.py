@@ -8,7 +8,7 @@ from agentrl.analysis.curves import sparkline
 from agentrl.config.schema import Config
 from agentrl.console import console, note, say
 from agentrl.evaluation.rates import rates_from_metrics
-from agentrl.evaluation.tables import success_table
+from agentrl.evaluation.success_table import success_table
 from agentrl.runs.folder import read_metrics
 from agentrl.types import Metrics
 

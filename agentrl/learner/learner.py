@@ -19,7 +19,7 @@ from agentrl.errors import CheckpointError, RunError
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, empty_micro_batch, micro_batches, token_weights
 from agentrl.learner.gates import Gate, StepSignal, Verdict, make_gate
 from agentrl.learner.losses import TokenLoss
-from agentrl.learner.losses.base import kl_estimate
+from agentrl.learner.losses.token_loss import kl_estimate
 from agentrl.learner.monitors import RatioStatistics
 from agentrl.learner.policy import Policy
 from agentrl.learner.protocol import Update

@@ -13,10 +13,10 @@ from agentrl.environment.calls import NoRoom
 from agentrl.environment.pool import EnvironmentHandle, EnvPool, NeighbourLost, WorkerLost
 from agentrl.environment.reward import OwnReward
 from agentrl.errors import InfrastructureError, Unplayable
-from agentrl.rollout.batch import RolloutBatch
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Engine, Sampling
 from agentrl.rollout.episode import EpisodeInPlay
+from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.rollout.scripted import EnginePlayer, Player, ScriptedPlayer, ScriptedPolicy
 from agentrl.types import Group, Status, Task, Trajectory
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from agentrl.config.schema import Config
 from agentrl.learner.protocol import Update
-from agentrl.rollout.batch import RolloutBatch
+from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.types import Metrics, Status, Trajectory
 
 

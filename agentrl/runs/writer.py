@@ -9,7 +9,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from agentrl.config.schema import Config
 from agentrl.learner.protocol import Update
-from agentrl.rollout.batch import RolloutBatch
+from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from agentrl.errors import RunError, UserError
 from agentrl.learner.gates import Gate, StepSignal, Verdict, make_gate
-from agentrl.learner.gates.base import FiniteGuard
 from agentrl.learner.gates.dgg import ZScoreGate
 from agentrl.learner.gates.rivals import FixedGate, RandomGate, ThresholdGate, ZClipGate
+from agentrl.learner.gates.verdict import FiniteGuard
 from tests.agentrl.helpers import gate_config
 
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.learner.losses.base import kl_estimate, mismatch_weights
 from agentrl.learner.losses.kinds import cispo_loss, clip_loss, decoupled_loss, dual_clip_loss, gspo_loss, m2po_mask
+from agentrl.learner.losses.token_loss import kl_estimate, mismatch_weights
 from agentrl.learner.monitors import RatioStatistics
 from tests.agentrl.helpers import loss_config
 

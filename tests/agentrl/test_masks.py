@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from agentrl.learner.batch import BatchRow
-from agentrl.learner.losses.base import sequence_mask, token_mask
 from agentrl.learner.losses.kinds import dppo_mask
+from agentrl.learner.losses.token_loss import sequence_mask, token_mask
 from agentrl.learner.monitors import RatioStatistics
 from tests.agentrl.helpers import frozen_logprobs, loss_config, toy_config
 from tests.agentrl.test_learner import make_batch, make_learner, random_rows

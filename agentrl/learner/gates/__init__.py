@@ -6,10 +6,10 @@ from pydantic import Field
 
 from agentrl.common.plugins import call_own
 from agentrl.errors import UserError
-from agentrl.learner.gates.base import FiniteGuard, Gate, GateConfig, StepSignal, Verdict
 from agentrl.learner.gates.dgg import DggConfig
 from agentrl.learner.gates.rate import KlRateConfig
 from agentrl.learner.gates.rivals import FixedConfig
+from agentrl.learner.gates.verdict import FiniteGuard, Gate, GateConfig, StepSignal, Verdict
 
 __all__ = [
     "DggConfig", "FixedConfig", "Gate", "GateConfig", "KlRateConfig", "OwnGateConfig", "StepSignal", "Verdict",

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from agentrl.errors import UserError
-from agentrl.learner.gates.base import Gate, GateConfig, StepSignal, Verdict
+from agentrl.learner.gates.verdict import Gate, GateConfig, StepSignal, Verdict
 
 
 class ZScoreConfig(GateConfig):

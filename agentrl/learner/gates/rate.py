@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agentrl.learner.gates.base import Gate, GateConfig, Stateless, StepSignal, Verdict
+from agentrl.learner.gates.verdict import Gate, GateConfig, Stateless, StepSignal, Verdict
 
 
 class KlRateConfig(GateConfig):

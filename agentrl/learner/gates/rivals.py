@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field
 
-from agentrl.learner.gates.base import Gate, GateConfig, Stateless, StepSignal, Verdict
+from agentrl.learner.gates.verdict import Gate, GateConfig, Stateless, StepSignal, Verdict
 
 
 class FixedGate(Stateless):

@@ -6,8 +6,8 @@ from typing import Any
 from pydantic import Field
 
 from agentrl.common.plugins import find_callable
-from agentrl.learner.losses.base import Loss, LossConfig, TokenLoss
 from agentrl.learner.losses.kinds import ClipConfig
+from agentrl.learner.losses.token_loss import Loss, LossConfig, TokenLoss
 
 __all__ = ["ClipConfig", "Loss", "LossConfig", "OwnLossConfig", "TokenLoss"]
 

@@ -1,6 +1,6 @@
 """Per-token policy losses, each with its table of the config. Pure: tensors of N tokens in, [N] out.
 
-Symbols as in `losses.base`.
+Symbols as in `losses.token_loss`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from agentrl.learner.losses.base import LossConfig
+from agentrl.learner.losses.token_loss import LossConfig
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -170,7 +170,7 @@ class NcclSync:
 
         sync = self
 
-        class Source(WeightSource):
+        class OfferedTensors(WeightSource):
             """The tensors of the last offer."""
 
             def metadata(self) -> list[Any]:
@@ -180,7 +180,7 @@ class NcclSync:
             def __iter__(self) -> Any:
                 return ((name, tensor.to(sync.device)) for name, tensor in sync._tensors)
 
-        return Source()
+        return OfferedTensors()
 
 
 def in_type(tensor: torch.Tensor, dtype: torch.dtype | None) -> torch.Tensor:
@@ -199,7 +199,7 @@ def address_towards(url: str) -> str:
         return str(probe.getsockname()[0])
 
 
-class WeightSource(Protocol):
+class HoldsWeights(Protocol):
     """Whatever learns, as far as engines are concerned."""
 
     num_updates: int
@@ -215,7 +215,7 @@ class WeightSource(Protocol):
 
 
 def bring_weights(
-    engine: Engine, learner: WeightSource, rows: Sequence[Row], config: RolloutConfig
+    engine: Engine, learner: HoldsWeights, rows: Sequence[Row], config: RolloutConfig
 ) -> dict[str, float]:
     """Bring the learner's weights to an engine; where that computes by other code, both score how it continues `rows`.
 
