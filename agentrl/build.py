@@ -72,7 +72,7 @@ def make_environments(config: Config, processes: Processes) -> Environments:
     Raises:
         UserError: an environment that does not keep the contract, or fewer tasks than processes.
     """
-    set_threads(config)
+    set_threads(config.model.path)
     train, held_out = (EnvPool.of(environment_spec(config, split), config.rollout) for split in ("train", "eval"))
     num_tasks, num_held_out = train.capabilities().num_tasks, held_out.capabilities().num_tasks
     tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_held_out)

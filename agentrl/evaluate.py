@@ -62,7 +62,7 @@ def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | 
 
 @contextmanager
 def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
-    set_threads(config, model)
+    set_threads(model)
     # An engine with weights of its own only looks at the module's shape.
     place = torch.device("cpu") if holds_own_weights(config.rollout) else compute_device()
     module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)

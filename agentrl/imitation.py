@@ -36,6 +36,8 @@ from agentrl.runs.checkpoint import save_model
 from agentrl.runs.fingerprint import fingerprint
 from agentrl.types import Trajectory
 
+_SEED = 0
+"""Of demonstrations and initial weights; apart from `train.seed`, so that runs share a warm start."""
 _RECIPE = 2
 """Part of the cache key: raised whenever the recipe below changes what comes out."""
 _VOCABULARY_EPISODES = 400
@@ -53,7 +55,7 @@ def warmstart(config: Config) -> Path:
         return cached
     folder = writable_root(config) / name
     texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
-    module, tokenizer = load_model(config.model, texts=texts, seed=config.warmstart.seed)
+    module, tokenizer = load_model(config.model, texts=texts, seed=_SEED)
     chat = chat_for(tokenizer, module, config.rollout)
     trajectories = collect_demonstrations(config, chat, config.warmstart.episodes)
     wins = sum(trajectory.success for trajectory in trajectories)
@@ -131,12 +133,10 @@ def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Traje
         split=config.env.split, eval_split=config.env.eval_split,
         num_tasks=num_tasks, num_eval_tasks=num_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
-    tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.warmstart.seed).take(count)
+    tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=_SEED).take(count)
     expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
     policy = expert if pool.capabilities().expert else fallback_policy
-    rollout = Rollout(
-        None, chat, pool, config.rollout, seed=config.warmstart.seed, system=config.env.system, policy=policy
-    )
+    rollout = Rollout(None, chat, pool, config.rollout, seed=_SEED, system=config.env.system, policy=policy)
     with Display() as display, display.bar("warm start: the expert plays", total=count) as bar:
         groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bar.advance()).groups
     pool.close()
@@ -165,7 +165,7 @@ def imitate(module: Any, rows: list[BatchRow], config: Config, *, pad_id: int) -
     and fall linearly to zero.
     """
     settings = config.warmstart
-    random = np.random.default_rng(settings.seed)
+    random = np.random.default_rng(_SEED)
     num_steps = max(1, math.ceil(settings.passes * len(rows) / settings.batch_size))
     order = np.concatenate([random.permutation(len(rows)) for _ in range(math.ceil(settings.passes))])
     optimizers = _make_optimizers(module, config)

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     pool.close()
     if not offers_expert:
         raise UserError(f"{config.env.id} offers no expert with these options; train without a warm start.")
-    set_threads(config)
+    set_threads(config.model.path)
     print(warmstart(config))
     return 0
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agentrl.common.plugins import find_object, make_importable
+from agentrl.common.plugins import make_importable
 from agentrl.config.describe import explain_problem, kinds_of_table, leaves
 from agentrl.config.schema import Config, EnvConfig
 from agentrl.config.section import shared_keys
 from agentrl.config.shipped import find_config, shipped_configs
 from agentrl.console import note
-from agentrl.errors import ConfigError, UserError
+from agentrl.errors import ConfigError
 
 _SECRET = re.compile(
     r"(^|[._-])(secret|password|passwd|passphrase|credentials?|(api|secret|private|access)[_-]?keys?)$"
@@ -65,10 +65,6 @@ def load_config(
     for key, value in pairs:
         _assign(tree, key, value)
         origin[key] = "command line"
-    protocol = tree.get("env", {}).get("format")
-    for key, value in _protocol_defaults(protocol).items() if isinstance(protocol, str) else ():
-        if origin.setdefault(key, protocol) == protocol:
-            _assign(tree, key, value)
     config = build_config(tree, origin)
     if is_foreign and "env.eval_split" not in dict(pairs):
         config.env.model_fields_set.discard("eval_split")
@@ -86,15 +82,6 @@ def _read_source(source: Path | str | dict[str, Any] | Config | None) -> tuple[s
     if file.resolve() not in shipped_configs().values():
         make_importable(file.parent)
     return str(file), tree
-
-
-def _protocol_defaults(path: str) -> dict[str, Any]:
-    """What the wrapper that `env.format` names asks of rollout and learner: its `config_defaults`, by dotted key."""
-    try:
-        wrapper = find_object(path, "env.format") if ":" in path else None
-    except UserError:  # told where the environment is made
-        wrapper = None
-    return dict(getattr(wrapper, "config_defaults", {}))
 
 
 def build_config(tree: dict[str, Any], origin: dict[str, str] | None = None) -> Config:
@@ -215,7 +202,7 @@ def _drop_keys_of_other_kinds(tree: dict[str, Any], table: str, kind: Any, notif
     old_class, new_class = (known.get("own" if ":" in str(name) else str(name)) for name in (old, kind))
     if old == kind or old_class is None or new_class is None:  # a wrong kind is told by the check of the whole
         return
-    keep = shared_keys(old_class, new_class)
+    keep = {"kind", *shared_keys(old_class, new_class)}
     for key in [key for key in section if key in old_class.model_fields and key not in keep]:
         notify(f"{table}.{key} = {json.dumps(section.pop(key), default=str)} is for {table}.kind {old}: dropped")
 

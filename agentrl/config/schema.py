@@ -6,15 +6,15 @@ Every field carries its meaning, unit and range here; `python -m agentrl.train -
 import datetime
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, WrapValidator, field_validator, model_validator
 
+from agentrl.config.defaults import with_defaults
 from agentrl.config.section import OWN_NAME, Section, union_of_kinds
 from agentrl.learner.gates import DggConfig, GateConfig
 from agentrl.learner.losses import ClipConfig, LossConfig
 
-_TINY_LR = 1e-3
 _LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -48,7 +48,7 @@ class EnvConfig(Section):
     """Keyword arguments of the environment; dates and times of a TOML file arrive as ISO text (`2026-01-31`)."""
     format: str = "plain"
     """How an answer becomes an action: `plain` (the text itself), `think_action` (the text between <action> tags), or
-    `module:Wrapper`, a gymnasium.Wrapper; its `config_defaults`, if any, hold for keys that are not set."""
+    `module:Wrapper`, a gymnasium.Wrapper."""
     system: str | None = None
     """System message; None uses what the environment offers, if anything."""
     reward: str | None = None
@@ -120,8 +120,6 @@ class WarmstartConfig(Section):
     """Peak learning rate of Muon (matrices inside the blocks); 0 uses AdamW for all."""
     observation_weight: float = Field(1.0, ge=0)
     """Weight of the loss on the environment's tokens relative to the expert's own."""
-    seed: int = Field(0, ge=0)
-    """Seed of demonstrations and initial weights; apart from `train.seed`, so that runs can share a warm start."""
     cache_dir: str | None = None
     """Folder that keeps finished warm starts by content; None uses ~/.cache/agentrl (or AGENTRL_CACHE). Where it cannot
     be written, the folder for temporary files is used."""
@@ -179,8 +177,6 @@ class TrainConfig(Section):
     """Trajectories per task."""
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
-    num_threads: int | None = Field(None, ge=1)
-    """CPU threads of torch; None: 1 for tiny models, else torch's own choice."""
 
 
 class AdvantageConfig(Section):
@@ -206,9 +202,7 @@ class LearnerConfig(Section):
     max_reuse: int = Field(4, ge=1)
     """K: most optimizer steps on one rollout batch."""
     lr: float = Field(1e-6, gt=0)
-    """Learning rate; the tiny model takes 1e-3 where none is given."""
-    beta1: float = Field(0.9, ge=0, lt=1)
-    """AdamW's first moment."""
+    """Learning rate; 1e-3 for the tiny model."""
     beta2: float = Field(0.999, ge=0, lt=1)
     """AdamW's second moment."""
     eps: float = Field(1e-8, gt=0)
@@ -298,13 +292,6 @@ class Config(Section):
     tracking: TrackingConfig = TrackingConfig()
     """Logs."""
 
-    @model_validator(mode="after")
-    def _settle_defaults(self) -> Self:
-        """Defaults that depend on another table become numbers, so that the run folder shows them."""
-        if self.loss.tis_cap is None:
-            self.loss.tis_cap = 2.0 if self.rollout.engine == "vllm" else 0.0
-        return self
-
     @model_validator(mode="before")
     @classmethod
     def _expand_homes(cls, tree: Any) -> Any:
@@ -319,13 +306,9 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _choose_lr(cls, tree: Any) -> Any:
-        """A tiny random model does not move at the rate that suits a pretrained one."""
-        learner, model = (tree.get(name, {}) for name in ("learner", "model"))
-        if not isinstance(learner, dict) or not isinstance(model, dict) or "lr" in learner:
-            return tree
-        tiny = model.get("path", ModelConfig().path) == "tiny"
-        return {**tree, "learner": {**learner, "lr": _TINY_LR}} if tiny else tree
+    def _settle_defaults(cls, tree: Any) -> Any:
+        """Defaults that depend on other keys become values, so that the run folder shows them."""
+        return with_defaults(tree) if isinstance(tree, dict) else tree
 
 
 def _expand_home(value: Any) -> Any:

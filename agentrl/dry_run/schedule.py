@@ -7,6 +7,8 @@ import torch
 from rich.table import Table
 from transformers import Qwen2Config, Qwen3Config
 
+from agentrl.config.defaults import dependent_defaults
+from agentrl.config.describe import leaves
 from agentrl.config.schema import Config
 from agentrl.dry_run.estimate import (
     CPU,
@@ -59,6 +61,7 @@ def schedule_table(config: Config) -> Table:
     shape = Shape.of(model_shape(config))
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for rows in (
+        _default_rows(config),
         _batch_rows(config),
         _memory_rows(config, shape, processes),
         _time_rows(config, shape, processes),
@@ -71,6 +74,13 @@ def schedule_table(config: Config) -> Table:
 
 def _on_gpu(shape: Shape) -> bool:
     return torch.cuda.is_available() or shape.parameters > _LARGEST_FOR_CPU
+
+
+def _default_rows(config: Config) -> list[Row]:
+    """Defaults that depend on other keys, where they hold."""
+    tree = config.model_dump()
+    held = (default for default in dependent_defaults(tree) if dict(leaves(tree))[default.key] == default.value)
+    return [(default.key, f"{default.value:g}", f"the default, since {default.reason}") for default in held]
 
 
 def _batch_rows(config: Config) -> list[Row]:

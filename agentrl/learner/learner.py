@@ -77,7 +77,7 @@ class TorchLearner:
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters,
             lr=config.learner.lr,
-            betas=(config.learner.beta1, config.learner.beta2),
+            betas=(0.9, config.learner.beta2),
             eps=config.learner.eps,
             weight_decay=config.learner.weight_decay,
             fused=True,

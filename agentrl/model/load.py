@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from agentrl.config.schema import Config, ModelConfig
+from agentrl.config.schema import ModelConfig
 from agentrl.model.pretrained import load_pretrained
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
 
@@ -56,15 +56,14 @@ def recompute_activations(module: Any) -> None:
     enable({"use_reentrant": False})
 
 
-def set_threads(config: Config, path: str | None = None) -> None:
-    """CPU threads of torch: `train.num_threads`, else 1 for small models, which more threads only slow down.
+def set_threads(path: str) -> None:
+    """One CPU thread of torch for a small model, which more only slow down; else what `OMP_NUM_THREADS` says.
 
     Args:
-        config: the experiment.
-        path: the model, if not `config.model.path`.
+        path: `model.path`.
     """
-    if config.train.num_threads is not None or _is_small(path or config.model.path):
-        torch.set_num_threads(config.train.num_threads or 1)
+    if _is_small(path):
+        torch.set_num_threads(1)
 
 
 def _is_small(path: str) -> bool:

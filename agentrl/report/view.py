@@ -86,7 +86,7 @@ def describe_differences(configs: Sequence[dict[str, Any]]) -> list[str]:
     flat = [{"policy": name_policy(config), **dict(_leaves(config))} for config in configs]
     keys = list(dict.fromkeys(key for leaves in flat for key in leaves if key not in _IN_POLICY))
     differing = [key for key in keys if len({json.dumps(leaves.get(key)) for leaves in flat}) > 1]
-    telling = [key for key in differing if not key.startswith(("tracking.", "checkpoint.", "train.num_threads"))]
+    telling = [key for key in differing if not key.startswith(("tracking.", "checkpoint."))]
     texts = []
     for leaves in flat:
         words = [leaves[key] if key == "policy" else f"{_short(key)} {_plain(leaves.get(key))}" for key in telling[:5]]

@@ -6,7 +6,7 @@ verl-agent, with which the GiGPO numbers were made: a fresh prompt for every ste
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -44,16 +44,9 @@ def list_actions(admissible: Sequence[str]) -> str:
 
 class Conversation(ThinkAction):
     """One growing chat of at most 50 steps, with <think> and <action> tags: the format `think_action` with the limits
-    of the DGG paper (appendix G.1). The tokens of one answer are our choice, the paper is silent about them.
+    of the DGG paper (appendix G.1), which `configs/paper/alfworld_qwen3_4b.toml` sets: rows of 8,192 prompt and 8,192
+    response tokens. The tokens of one answer are our choice, the paper is silent about them.
     """
-
-    config_defaults: ClassVar[dict[str, Any]] = {
-        "rollout.context": "conversation",
-        "rollout.max_turns": 50,
-        "rollout.max_new_tokens": 1024,
-        "rollout.max_context_tokens": 8192 + 8192,
-    }
-    """What the protocol asks of the rollout, where a config names this wrapper and does not say otherwise."""
 
 
 class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
@@ -71,16 +64,6 @@ class VerlAgentWindow(gymnasium.Wrapper[str, str, str, str]):
         needs_admissible: whether an answer must also name an admissible command to be valid.
         success_reward: factor on the game's reward of 1.
     """
-
-    config_defaults: ClassVar[dict[str, Any]] = {
-        "rollout.context": "window",
-        "rollout.window_turns": 0,
-        "rollout.max_turns": 50,
-        "rollout.max_new_tokens": 512,
-        "rollout.max_context_tokens": 2560,
-        "advantage.invalid_action_penalty": 0.1,
-    }
-    """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
 
     def __init__(
         self,

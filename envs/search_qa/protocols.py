@@ -17,7 +17,7 @@ paper names its limits and its retriever but no prompt; Search-R1's is used.
 import json
 import re
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 
@@ -61,14 +61,9 @@ _ANSWER_BLOCK = re.compile(r"<answer>(.*?)</answer>", re.IGNORECASE | re.DOTALL)
 class SearchR1Prompt(gymnasium.Wrapper[str, str, str, str]):
     """The first observation is Search-R1's prompt; what follows is the environment's own text.
 
-    The question is stripped, and gets a question mark where it does not end with one.
+    The question is stripped, and gets a question mark where it does not end with one. Goes with `rollout.context`
+    "continuation" and `rollout.stop` at the closing tags (`configs/search_qa_real.toml`).
     """
-
-    config_defaults: ClassVar[dict[str, Any]] = {
-        "rollout.context": "continuation",
-        "rollout.stop": ["</search>", "</answer>"],
-    }
-    """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """The prompt."""
@@ -103,7 +98,8 @@ class VerlAgentSearch(gymnasium.Wrapper[str, str, str, str]):
 
     For a context that shows the model the current observation only. An action that is not well formed is carried out
     all the same; nothing is observed where it holds no search. `is_valid_action` says whether it was; verl-agent
-    subtracts 0.01 where it was not, which is left to the learner. `anchor` is the raw observation, as verl-agent groups
+    subtracts 0.01 where it was not, which is left to the learner (`advantage.invalid_action_penalty`; with
+    `rollout.context` "window" and no `window_turns`). `anchor` is the raw observation, as verl-agent groups
     steps: the question, later the information text.
 
     Args:
@@ -112,13 +108,6 @@ class VerlAgentSearch(gymnasium.Wrapper[str, str, str, str]):
         first_prompt, later_prompt: templates with {question}, and with {question}, {num_steps}, {history}. To compare
             numbers with verl-agent give those of its prompts/search.py, with the field names replaced.
     """
-
-    config_defaults: ClassVar[dict[str, Any]] = {
-        "rollout.context": "window",
-        "rollout.window_turns": 0,
-        "advantage.invalid_action_penalty": 0.01,
-    }
-    """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
 
     def __init__(
         self,

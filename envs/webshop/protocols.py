@@ -54,8 +54,6 @@ class Limited(TextWrapper):
     """A visit to the shop with at most `max_steps` actions; the limit truncates."""
 
     max_steps: ClassVar[int]
-    config_defaults: ClassVar[dict[str, Any]]
-    """What the protocol asks of rollout and learner, where a config names this wrapper and does not say otherwise."""
 
     def __init__(self, env: gymnasium.Env[str, str]) -> None:
         super().__init__(env)
@@ -79,19 +77,12 @@ class VerlAgent(Limited):
 
     For a context that shows the model the current observation only. 15 steps; the reward is 10 for a purchase with a
     full score and 0 otherwise, `score` in info keeps the shop's own. `is_valid_action` says whether the answer was well
-    formed; verl-agent subtracts 0.1 where it was not, which is left to the learner (`config_defaults`). `anchor`
+    formed; verl-agent subtracts 0.1 where it was not, which is left to the learner
+    (`configs/webshop_verl_agent.toml`). `anchor`
     becomes the shown text, by which verl-agent groups steps, although it hides the chosen options. The structure of the
     prompts is verl-agent's, the wording is our own.
     """
 
-    config_defaults = {  # noqa: RUF012 (declared a class variable by Limited)
-        "rollout.context": "window",
-        "rollout.window_turns": 0,
-        "rollout.max_turns": 15,
-        "rollout.max_new_tokens": 512,
-        "rollout.max_context_tokens": 4096 + 512,
-        "advantage.invalid_action_penalty": 0.1,
-    }
     max_steps = 15
     success_reward = 10.0
 
@@ -146,13 +137,6 @@ class Paper(Limited):
     and the reward is the shop's score.
     """
 
-    config_defaults = {  # noqa: RUF012 (declared a class variable by Limited)
-        "rollout.context": "conversation",
-        "rollout.max_turns": 30,
-        "rollout.max_new_tokens": 4096,
-        "rollout.max_context_tokens": 4096 + 4096,
-        "rollout.temperature": 0.7,
-    }
     max_steps = 30
 
     def __init__(self, env: gymnasium.Env[str, str]) -> None:

@@ -6,10 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrl.command.guard import parse_command_line
+from agentrl.config.defaults import dependent_defaults
 from agentrl.config.describe import content_hash, describe_fields, diff_configs
 from agentrl.config.read import load_config, parse_overrides
 from agentrl.config.schema import Config
 from agentrl.errors import ConfigError, UserError
+from agentrl.learner.gates import GateConfig
+from agentrl.learner.losses import LossConfig
 
 
 def test_load_config_without_a_file_gives_the_defaults() -> None:
@@ -109,7 +112,14 @@ def test_parse_overrides_of_toml_values_round_trips(i: int, f: float, b: bool) -
 def test_describe_fields_gives_every_field_a_meaning_and_stays_small() -> None:
     fields = list(describe_fields())
     assert all(meaning for _, _, meaning in fields)
-    assert len(fields) <= 117
+    apart = ("model.tiny.", "rollout.end", "rollout.engine_", "rollout.turn_timeout_s", "rollout.sync_tolerance")
+    of_a_kind = {key for key, _, _ in fields if key.startswith(apart)}  # the tiny model's shape, vLLM's own
+    for base in (GateConfig, LossConfig):
+        table = base.__name__.removesuffix("Config").lower()
+        of_a_kind |= {
+            key for key, _, _ in fields if key.startswith(table) and key.split(".")[1] not in base.model_fields
+        }
+    assert len({key for key, _, _ in fields} - of_a_kind) <= 75
 
 
 def test_diff_configs_names_exactly_what_changed() -> None:
@@ -124,13 +134,30 @@ def test_content_hash_depends_on_values_and_not_on_key_order() -> None:
     assert content_hash({"a": 1, "b": 2}) == content_hash({"b": 2, "a": 1}) != content_hash({"a": 1, "b": 3})
 
 
-def test_protocol_when_named_then_its_settings_hold_where_the_user_is_silent() -> None:
-    wrapper = "--env.format=agentrl.envs.alfworld.protocols:VerlAgentWindow"
-    config = load_config(None, [wrapper, "--rollout.max_turns=7"])
-    assert (config.rollout.context, config.rollout.window_turns) == ("window", 0)
-    assert config.advantage.invalid_action_penalty == 0.1
-    assert config.rollout.max_turns == 7
-    assert load_config(None, []).rollout.context == "conversation"
+def test_a_default_that_depends_on_another_key_holds_where_nobody_sets_it() -> None:
+    config = load_config(None, ["--model.path", "some/model", "--rollout.engine", "vllm", "--env.id", "mine:Env"])
+    assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (1e-6, 2.0, 2)
+    config = load_config(None, ["--learner.lr", "0.5", "--loss.tis_cap", "0", "--rollout.engine", "vllm"])
+    assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (0.5, 0.0, 0)
+    held = {default.key: default.value for default in dependent_defaults({})}
+    assert held == {"learner.lr": 1e-3, "loss.tis_cap": 0.0, "rollout.env_workers": 0}
+
+
+def test_a_key_of_another_kind_is_answered_and_one_of_the_source_is_dropped() -> None:
+    notes: list[str] = []
+    source = {
+        "gate": {"kind": "dgg", "tau": 0.7, "window": 5},
+        "loss": {"kind": "clip", "clip_high": 0.3, "kl_coef": 0.1},
+    }
+    config = load_config(
+        Config.model_validate(source), {"gate.kind": "none", "loss.kind": "cispo"}, notify=notes.append
+    )
+    assert (config.gate.kind, config.loss.kind, config.loss.kl_coef) == ("none", "cispo", 0.1)
+    assert [note.split(" = ")[0] for note in notes] == ["gate.tau", "gate.window", "loss.clip_high"]
+    kept = load_config(Config.model_validate(source), {"gate.kind": "total_norm_z"}, notify=notes.append)
+    assert kept.gate.model_dump(include={"tau", "window"}) == {"tau": 0.7, "window": 5}
+    with pytest.raises(ConfigError, match=r'gate.tau is no key of gate.kind = "none" .*belongs to dgg, total_norm_z'):
+        load_config(None, {"gate.kind": "none", "gate.tau": 0.5})
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from agentrl.config.schema import Config, ModelConfig, TinyModelConfig
+from agentrl.config.schema import ModelConfig, TinyModelConfig
 from agentrl.errors import UserError
 from agentrl.model.load import load_model, set_threads, stop_token_ids
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
@@ -129,9 +129,9 @@ def test_set_threads_when_the_model_is_small_then_one_thread(tmp_path: Path) -> 
     (tmp_path / "model.safetensors").write_bytes(b"0" * 10)
     try:
         torch.set_num_threads(2)
-        set_threads(Config.model_validate({"model": {"path": str(tmp_path / "none")}}))
+        set_threads(str(tmp_path / "none"))
         assert torch.get_num_threads() == 2
-        set_threads(Config.model_validate({"model": {"path": str(tmp_path)}}))
+        set_threads(str(tmp_path))
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import agentrl.envs  # noqa: F401 - registers the ids
+from agentrl.config.read import load_config
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.envs.alfworld.protocols import Conversation, VerlAgentWindow, drawn_tasks, list_actions
 from agentrl.envs.verl_agent import project
@@ -121,8 +122,8 @@ def test_conversation_when_played_then_tagged_actions_and_the_papers_limits():
     command = next(name for name in info["admissible_actions"] if name.startswith("go to"))
     assert env.step(answer(command))[0].startswith("You arrive at ")
     assert env.step(command)[4]["is_valid_action"] is False
-    limits = Conversation.config_defaults
-    assert (limits["rollout.max_turns"], limits["rollout.max_context_tokens"]) == (50, 16384)
+    limits = load_config("paper/alfworld_qwen3_4b").rollout
+    assert (limits.max_turns, limits.max_context_tokens) == (50, 16384)
 
 
 def test_drawn_tasks_then_independent_draws_of_shuffled_games():

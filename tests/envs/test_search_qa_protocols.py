@@ -95,7 +95,6 @@ def test_verl_agent_carries_out_an_action_that_is_not_well_formed_and_leaves_the
     gold = env.unwrapped._question.golden_answers[0]
     _, reward, terminated, _, info = env.step(f"<answer>{gold}</answer><answer>x</answer>")
     assert (terminated, reward, info["success"], info["is_valid_action"]) == (True, 1.0, True, False)
-    assert VerlAgentSearch.config_defaults["advantage.invalid_action_penalty"] == 0.01
 
 
 def test_verl_agent_ends_where_an_answer_stands_inside_a_search():
