@@ -22,7 +22,7 @@ from agentrl.config.schema import ModelConfig
 from agentrl.console import Display, console
 from agentrl.errors import UserError
 from agentrl.model.load import load_model
-from agentrl.report.plots import Line, Points, require_picture, save, structure
+from agentrl.report.plots import Line, Points, constants_over_training, require_picture, save
 from agentrl.runs.checkpoint import checkpoints
 from agentrl.runs.folder import episode_files, read_episodes
 from agentrl.runs.outputs import output_file
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(_table(rows))
         write(json.dumps({name: describe(row) for name, row in rows.items()}, indent=1))
     if options.out:
-        save(structure(_lines(rows)), options.out)
+        save(constants_over_training(_lines(rows)), options.out)
     return 0
 
 

@@ -23,6 +23,7 @@ from agentrl.analysis.curves import sparkline
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import watch_parser
 from agentrl.errors import UserError
+from agentrl.report import charts
 from agentrl.report.archive import Record, pack, title_of
 from agentrl.report.page import PARTS, assemble, piece_script, render
 from agentrl.report.sections import describe_policy
@@ -49,6 +50,7 @@ class WatchServer(ThreadingHTTPServer):
         if not run.is_run:
             raise UserError(f"{folder} is an evaluation, which nothing is added to; see it with agentrl report.")
         self.folder, self.every_s, self.archive = folder, every_s, run.archive
+        charts.script()  # now, not while the first visitor waits
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property

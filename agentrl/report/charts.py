@@ -7,6 +7,7 @@ along its x axis, Ctrl and the wheel zoom, a double click goes back; a crosshair
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import vl_convert
@@ -177,8 +178,9 @@ class Timeline:
         }  # fmt: skip
 
 
+@cache
 def script() -> str:
-    """JavaScript that puts Vega, Vega-Lite and vega-embed into a page, as `vegaEmbed`."""
+    """JavaScript that puts Vega, Vega-Lite and vega-embed into a page, as `vegaEmbed`; takes two seconds once."""
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return f"(() => {{{bundle}\n}})();"  # its names of one letter are its own
 

@@ -146,7 +146,7 @@ def theorem2(lines: Sequence[Line]) -> Spec:
     return _figure([panels])
 
 
-def structure(lines: Sequence[Line]) -> Spec:
+def constants_over_training(lines: Sequence[Line]) -> Spec:
     """Figure 6: median and 95th percentile of C_struct over training."""
     rows = [
         {**row, "line": line.label, "quantile": name}
