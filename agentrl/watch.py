@@ -138,7 +138,13 @@ def longest_episodes(run: RunView, *, count: int = 8) -> str:
     records = [] if path is None else list(run.archive.records(path))
     records.sort(key=num_generated_tokens, reverse=True)
     rows = [
-        [title_of(r), f"{num_generated_tokens(r):,}", len(r["turns"]), r["status"], f"{r['reward']:g}"]
+        [
+            title_of(r),
+            f"{num_generated_tokens(r):,}",
+            len(r["turns"]),
+            r["status"].replace("_", " "),
+            f"{r['reward']:g}",
+        ]
         for r in records[:count]
     ]
     return render("longest.html", rows=rows, source=path and path.stem, number=len(records))

@@ -24,7 +24,14 @@ _CONFIG: Spec = {
     "view": {"stroke": None},
     "axis": {"gridColor": "#e3e8ee", "titleFontWeight": 400, "titleFontSize": 11, "labelFontSize": 10},
     "title": {"fontSize": 12, "fontWeight": 400},
-    "legend": {"orient": "bottom", "title": None, "labelLimit": 0, "columns": 4, "labelFontSize": 11},
+    "legend": {
+        "orient": "bottom",
+        "title": None,
+        "labelLimit": 0,
+        "columns": 4,
+        "symbolOpacity": 1,
+        "labelFontSize": 11,
+    },
     "range": {"category": COLORS},
 }
 Points = tuple[list[float], list[float]]

@@ -44,7 +44,11 @@ def _result_tiles(run: RunView) -> Iterator[Tile]:
     if not run.evals:
         return
     rate, low, high, num_tasks = success_interval(run.evals[-1])
-    yield Tile("success now", percent(rate), f"{percent(low)} to {percent(high)}, {count(num_tasks, 'task')}")
+    yield Tile(
+        "success now" if run.is_run else "success",
+        percent(rate),
+        f"{percent(low)} to {percent(high)}, {count(num_tasks, 'task')}",
+    )
     if run.is_run:
         change = rate - success_interval(run.evals[0])[0]
         yield Tile("change", f"{100 * change:+.1f}", "points since the start")

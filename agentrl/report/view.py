@@ -161,11 +161,14 @@ def rate_factors(run: RunView) -> tuple[list[float], list[float]]:
 def success_interval(record: Metrics, category: str = "all") -> tuple[float, float, float, int]:
     """(rate, low, high, tasks) of a category in an evaluation record, with the record's own 95 % interval.
 
-    With several episodes a task that is a bootstrap over tasks, else Wilson's.
+    With several episodes a task that is a bootstrap over tasks, else Wilson's; never over episodes, which depend on each
+    other.
     """
     wins, count = record["eval/counts"].get(category, (0, 0))
-    low, high = record.get("eval/bounds", {}).get(category) or wilson_interval(wins, count)
-    return wins / max(1, count), low, high, count // record.get("eval/samples", 1)
+    samples = record.get("eval/samples", 1)
+    num_tasks = count // samples
+    low, high = record.get("eval/bounds", {}).get(category) or wilson_interval(round(wins / samples), num_tasks)
+    return wins / max(1, count), low, high, num_tasks
 
 
 def _short(key: str) -> str:

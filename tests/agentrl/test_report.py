@@ -112,6 +112,8 @@ def test_interval_when_tasks_were_played_several_times_then_it_is_the_records_bo
     record = {"eval/samples": 8, "eval/counts": {"all": [16, 32]}, "eval/bounds": bounds}
     assert success_interval(record) == (0.5, 0.0, 1.0, 4)
     assert success_interval({"eval/counts": {"all": [16, 32]}}) == (0.5, *wilson_interval(16, 32), 32)
+    unbounded = {"eval/samples": 8, "eval/counts": {"all": [16, 32]}}
+    assert success_interval(unbounded) == (0.5, *wilson_interval(2, 4), 4)  # tasks, not episodes
 
 
 def test_report_when_tasks_were_played_several_times_then_page_shows_the_records_interval(

@@ -104,8 +104,10 @@
       this.matching = [];
       this.view = "conversation";
       this.search = 0;
+      this.follows = true; // shows the newest batch until its reader chooses another
       let waiting;
       Object.values(this.fields).forEach((field) => field.addEventListener("input", () => {
+        this.follows = false;
         clearTimeout(waiting);
         waiting = setTimeout(() => this.filter(), field.tagName === "SELECT" ? 0 : 250);
       }));
@@ -119,7 +121,6 @@
 
     // Entries of some sources, in the place of older ones of the same sources.
     update(entries) {
-      const isFirst = !this.entries.length;
       const sources = new Set(entries.map((entry) => entry.source));
       this.entries = [...this.entries.filter((entry) => !sources.has(entry.source)), ...entries];
       const values = { source: (e) => words(e.source), category: (e) => e.category || "no category", status: (e) => e.status.replaceAll("_", " "), success: (e) => (e.success ? "success" : "no success") };
@@ -132,7 +133,7 @@
         if (found.includes(kept)) select.value = kept;
         select.hidden = found.length < 2;
       }
-      if (isFirst && this.entries.length) this.fields.source.value = values.source(this.entries[this.entries.length - 1]);
+      if (this.follows && this.entries.length) this.fields.source.value = values.source(this.entries[this.entries.length - 1]);
       this.filter();
     }
 
@@ -204,7 +205,8 @@
       const told = [entry.category, words(entry.source), entry.policy === undefined || entry.policy === null ? "" : `after ${entry.policy} updates`];
       meta.append(...told.filter(Boolean).map((text) => make("span", "badge", text)));
       const views = [["conversation", "Conversation"], ["exact", "Exact tokens"], ["siblings", "Side by side"]];
-      const useful = views.filter(([name]) => name !== "siblings" || siblings.length > 1);
+      const hasTokens = episodes[0].rows.length > 0;
+      const useful = views.filter(([name]) => (name === "siblings" ? siblings.length > 1 : name !== "exact" || hasTokens));
       const bar = make("div", "views");
       useful.forEach(([name, text]) => {
         const button = make("button", "", text);
@@ -220,8 +222,8 @@
         token.classList.add("on");
         output.textContent = text;
       };
-      this.article.append(meta, ...(siblings.length > 1 ? [this.strip(entry, siblings)] : []), shades(output));
-      const draw = this.view === "exact" ? exact : conversation;
+      this.article.append(meta, ...(siblings.length > 1 ? [this.strip(entry, siblings)] : []), ...(hasTokens ? [shades(output)] : []));
+      const draw = this.view === "exact" && hasTokens ? exact : conversation;
       if (this.view !== "siblings") { this.article.append(...episodes.map((e) => note(e)).filter(Boolean), draw(episodes[0], show)); return; }
       const columns = make("div", "columns");
       episodes.forEach((episode, i) => {
