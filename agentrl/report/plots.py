@@ -17,6 +17,7 @@ from agentrl.errors import UserError
 from agentrl.report.charts import SCHEMA, Spec
 
 COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876")
+_BATCHES = "rollout batches"
 _ENDINGS = (".svg", ".png", ".pdf")
 _DASHED: Spec = {"type": "rule", "strokeDash": [4, 3], "color": COLORS[7]}
 _CONFIG: Spec = {
@@ -80,9 +81,9 @@ def learning_curves(lines: Sequence[Line]) -> Spec:
             ]
         level = [100 * converged(np.mean(line.success, axis=0).tolist()) for line in lines if line.is_reference]
         y = {"type": "quantitative", "title": "held-out success, %", "scale": {"zero": False}}
-        shared = {"x": _axis("x", name), "color": _color("line", rows)}
-        band = {"mark": {"type": "area", "opacity": 0.13}, "encoding": {**shared, "y": {**y, "field": "low"},
-                                                                        "y2": {"field": "high"}}}  # fmt: skip
+        shared = {"x": _x(name), "color": _color(rows)}
+        edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        band = {"mark": {"type": "area", "opacity": 0.13}, "encoding": {**shared, **edges}}
         curve = {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**shared, "y": {**y, "field": "y"}}}
         panels.append(_panel([band, curve, *_across(level)], rows, width=380))
     return _figure([panels])
@@ -99,7 +100,7 @@ def weight_change(lines: Sequence[Line]) -> Spec:
         curve = _curve("held-out success, %", color={"value": COLORS[0]})
         above.append(_panel([curve, *_onset(line)], _points({"success": success}), title=line.label))
         rows = _points(line.weight_change)
-        curve = _curve("relative weight change", color=_color("line", rows), scale={"domain": [0, top]})
+        curve = _curve("relative weight change", color=_color(rows), scale={"domain": [0, top]})
         below.append(_panel([curve, *_onset(line)], rows))
     return _figure([above, below])
 
@@ -110,7 +111,7 @@ def monitors(lines: Sequence[Line]) -> Spec:
     panels = []
     for name in dict.fromkeys(name for line in lines for name in line.monitors):
         rows = _points({line.label: line.monitors[name] for line in lines if name in line.monitors})
-        curve = _curve(None, color=_color("line", rows), width=0.9)
+        curve = _curve(None, color=_color(rows), width=0.9)
         marks = [mark for i, line in enumerate(lines) for mark in _onset(line, color=COLORS[i % len(COLORS)])]
         panels.append(_panel([curve, *marks], rows, title=name, width=260))
     return _figure([panels])
@@ -133,10 +134,8 @@ def sensitivity(lines: Sequence[Line]) -> Spec:
             rows.append({"x": value, "y": mean, "low": mean - std, "high": mean + std})
         y = {"type": "quantitative", "title": "success, mean of last 5, %", "scale": {"zero": False}}
         curve = _curve(str(y["title"]), x=name, color={"value": COLORS[0]}, points=True)
-        bars = {
-            "mark": {"type": "errorbar", "ticks": True, "color": COLORS[0]},
-            "encoding": {"x": _axis("x", name), "y": {**y, "field": "low"}, "y2": {"field": "high"}},
-        }
+        edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        bars = {"mark": {"type": "errorbar", "ticks": True, "color": COLORS[0]}, "encoding": {"x": _x(name), **edges}}
         panels.append(_panel([bars, curve, *_across(level)], rows))
     return _figure([panels])
 
@@ -148,7 +147,7 @@ def theorem2(lines: Sequence[Line]) -> Spec:
     panels = []
     for line in measured:
         rows = _points(line.bounds)
-        curve = _curve(None, color=_color("line", rows), width=0.9, scale={"type": "log"})
+        curve = _curve(None, color=_color(rows), width=0.9, scale={"type": "log"})
         panels.append(_panel([curve], rows, title=line.label))
     return _figure([panels])
 
@@ -161,7 +160,7 @@ def constants_over_training(lines: Sequence[Line]) -> Spec:
         for name in ("95th percentile", "median")
         for row in _points({name: line.monitors[name]})
     ]
-    curve = _curve("C_struct", color=_color("line", rows), scale={"type": "log"}, points=True)
+    curve = _curve("C_struct", color=_color(rows), scale={"type": "log"}, points=True)
     curve["encoding"]["strokeDash"] = {"field": "quantile", "type": "nominal"}
     return _figure([[_panel([curve], rows, width=380)]])
 
@@ -200,7 +199,7 @@ def reuse_map(
             {"mark": "rect", "encoding": {**place, "color": shade}},
             {"mark": "text", "encoding": {**place, "text": number, "color": ink}},
         ]
-        panels.append(_panel(layers, cells, title=arm, width=160, height=160))
+        panels.append(_panel(layers, cells, title=arm, width=160))
     return _figure([panels], share_color=False)
 
 
@@ -249,17 +248,15 @@ def _figure(rows: list[list[Spec]], *, share_color: bool = True) -> Spec:
     }  # fmt: skip
 
 
-def _panel(
-    layers: list[Spec], rows: list[Spec], *, title: str | None = None, width: int = 300, height: int = 200
-) -> Spec:
-    return {"title": title or "", "width": width, "height": height, "data": {"values": rows}, "layer": layers}
+def _panel(layers: list[Spec], rows: list[Spec], *, title: str = "", width: int = 300) -> Spec:
+    return {"title": title, "width": width, "height": min(width, 200), "data": {"values": rows}, "layer": layers}
 
 
 def _curve(
-    y_title: str | None,
+    y: str | None,
     *,
     color: Spec,
-    x: str = "rollout batches",
+    x: str = _BATCHES,
     scale: Spec | None = None,
     width: float = 1.8,
     points: bool = False,
@@ -267,20 +264,20 @@ def _curve(
     return {
         "mark": {"type": "line", "strokeWidth": width, "point": points},
         "encoding": {
-            "x": _axis("x", x),
-            "y": {"field": "y", "type": "quantitative", "title": y_title, "scale": scale or {"zero": False}},
+            "x": _x(x),
+            "y": {"field": "y", "type": "quantitative", "title": y, "scale": scale or {"zero": False}},
             "color": color,
         },
     }
 
 
-def _axis(name: str, title: str) -> Spec:
-    return {"field": name, "type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
+def _x(title: str) -> Spec:
+    return {"field": "x", "type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
 
 
-def _color(name: str, rows: Iterable[Spec]) -> Spec:
+def _color(rows: Iterable[Spec]) -> Spec:
     """Colours in the order in which the names come."""
-    return {"field": name, "type": "nominal", "scale": {"domain": list(dict.fromkeys(row[name] for row in rows))}}
+    return {"field": "line", "type": "nominal", "scale": {"domain": list(dict.fromkeys(row["line"] for row in rows))}}
 
 
 def _points(curves: Mapping[str, Points]) -> list[Spec]:

@@ -44,8 +44,9 @@ def _result_tiles(run: RunView) -> Iterator[Tile]:
     if not run.evals:
         return
     rate, low, high, num_tasks = success_interval(run.evals[-1])
+    name = "success now" if run.is_run else "success"
     yield Tile(
-        "success now" if run.is_run else "success",
+        name,
         percent(rate),
         f"{percent(low)} to {percent(high)}, {count(num_tasks, 'task')}",
     )

@@ -161,8 +161,8 @@ def rate_factors(run: RunView) -> tuple[list[float], list[float]]:
 def success_interval(record: Metrics, category: str = "all") -> tuple[float, float, float, int]:
     """(rate, low, high, tasks) of a category in an evaluation record, with the record's own 95 % interval.
 
-    With several episodes a task that is a bootstrap over tasks, else Wilson's; never over episodes, which depend on each
-    other.
+    With several episodes a task that is a bootstrap over tasks, else Wilson's over tasks: episodes of a task are not
+    independent.
     """
     wins, count = record["eval/counts"].get(category, (0, 0))
     samples = record.get("eval/samples", 1)
