@@ -133,7 +133,7 @@ def sensitivity(lines: Sequence[Line]) -> Spec:
             mean, std = float(np.mean(finals)), float(_deviation(np.array(finals)))
             rows.append({"x": value, "y": mean, "low": mean - std, "high": mean + std})
         y = {"type": "quantitative", "title": "success, mean of last 5, %", "scale": {"zero": False}}
-        curve = _curve(str(y["title"]), x=name, color={"value": COLORS[0]}, points=True)
+        curve = _curve(str(y["title"]), x=name, color={"value": COLORS[0]}, dots=True)
         edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
         bars = {"mark": {"type": "errorbar", "ticks": True, "color": COLORS[0]}, "encoding": {"x": _x(name), **edges}}
         panels.append(_panel([bars, curve, *_across(level)], rows))
@@ -160,7 +160,7 @@ def constants_over_training(lines: Sequence[Line]) -> Spec:
         for name in ("95th percentile", "median")
         for row in _points({name: line.monitors[name]})
     ]
-    curve = _curve("C_struct", color=_color(rows), scale={"type": "log"}, points=True)
+    curve = _curve("C_struct", color=_color(rows), scale={"type": "log"}, dots=True)
     curve["encoding"]["strokeDash"] = {"field": "quantile", "type": "nominal"}
     return _figure([[_panel([curve], rows, width=380)]])
 
@@ -253,16 +253,10 @@ def _panel(layers: list[Spec], rows: list[Spec], *, title: str = "", width: int 
 
 
 def _curve(
-    y: str | None,
-    *,
-    color: Spec,
-    x: str = _BATCHES,
-    scale: Spec | None = None,
-    width: float = 1.8,
-    points: bool = False,
+    y: str | None, *, color: Spec, x: str = _BATCHES, scale: Spec | None = None, width: float = 1.8, dots: bool = False
 ) -> Spec:
     return {
-        "mark": {"type": "line", "strokeWidth": width, "point": points},
+        "mark": {"type": "line", "strokeWidth": width, "point": dots},
         "encoding": {
             "x": _x(x),
             "y": {"field": "y", "type": "quantitative", "title": y, "scale": scale or {"zero": False}},
