@@ -5,6 +5,7 @@ Where the stored episodes would make it large, their texts lie in a folder besid
 
 import base64
 import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
 
 def piece_script(key: str, text: str) -> str:
     """A script that hands a packed piece to the page."""
-    return f'agentrl.piece("{key}", "{text}");\n'
+    return f'agentrl.piece({json.dumps(key)}, "{text}");\n'
 
 
 def render(template: str, **values: Any) -> Markup:
