@@ -154,7 +154,7 @@ def decisions(run: RunView) -> Chart | None:
     settings = run.config["gate"]
     if settings["kind"] in ("dgg", "total_norm_z"):
         key, title, lines = "z_score", "z-score of every reuse step", {"tau": settings["tau"]}
-    elif settings["kind"] == "kl_rate":
+    elif settings["kind"] == "kl_rate" and "target" in settings:
         target, stop = settings["target"], settings["threshold"]
         # A limit out of reach, as of a controller that never stops, would flatten the chart.
         apart = stop is not None and stop != target and stop <= 10 * target
