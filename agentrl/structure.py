@@ -17,7 +17,6 @@ from rich.table import Table
 from agentrl.analysis.head_constants import Structure, measure_structure
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import structure_parser
-from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
 from agentrl.console import Display, console
 from agentrl.errors import UserError
