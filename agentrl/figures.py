@@ -10,7 +10,7 @@ import sys
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import figures_parser
 from agentrl.errors import UserError
-from agentrl.report.plots import FIGURES, Line, require_matplotlib, save
+from agentrl.report.plots import FIGURES, Line, Points, require_picture, save
 from agentrl.report.view import RunView, describe_differences, load_runs
 from agentrl.runs.outputs import output_file
 from agentrl.types import Metrics
@@ -62,7 +62,7 @@ def _line(runs: list[RunView], label: str) -> Line:
     )
 
 
-def _monitors(updates: list[tuple[int, Metrics]]) -> dict[str, tuple[list[float], list[float]]]:
+def _monitors(updates: list[tuple[int, Metrics]]) -> dict[str, Points]:
     x = [step + (update["k"] - 1) / 16 for step, update in updates]
     found = {name: (x, [update[key] for _, update in updates]) for name, key in _MONITORS.items()}
     x, energies = found["lm_head gradient norm"]
@@ -70,7 +70,7 @@ def _monitors(updates: list[tuple[int, Metrics]]) -> dict[str, tuple[list[float]
     return found
 
 
-def _theorem2(updates: list[tuple[int, Metrics]]) -> dict[str, tuple[list[float], list[float]]]:
+def _theorem2(updates: list[tuple[int, Metrics]]) -> dict[str, Points]:
     measured = [(step, update) for step, update in updates if update.get("head_bound")]
     x = [step + (update["k"] - 1) / 16 for step, update in measured]
     return {
@@ -79,7 +79,7 @@ def _theorem2(updates: list[tuple[int, Metrics]]) -> dict[str, tuple[list[float]
     }
 
 
-def _weight_change(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
+def _weight_change(run: RunView) -> dict[str, Points]:
     changes = [batch for batch in run.batches if any(key.startswith("weight_change/") for key in batch)]
     keys = [key for key in (changes[0] if changes else {}) if key.startswith("weight_change/")]
     steps = [float(batch["step"]) for batch in changes]
@@ -89,9 +89,7 @@ def _weight_change(run: RunView) -> dict[str, tuple[list[float], list[float]]]:
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     options = figures_parser().parse_args(argv)
-    if options.out.suffix not in (".svg", ".png", ".pdf"):
-        raise UserError(f"--out must end in .svg, .png or .pdf, got {options.out}.")
-    require_matplotlib()
+    require_picture(options.out, "--out")
     with output_file(options.out, "--out"):  # before the work
         pass
     lines = collect_lines(load_runs(options.runs))

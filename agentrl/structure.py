@@ -6,7 +6,6 @@ if __name__ == "__main__":
     answer_help("structure")  # before the imports below, which take seconds
 
 import argparse
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -18,12 +17,11 @@ from rich.table import Table
 from agentrl.analysis.head_constants import Structure, measure_structure
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import structure_parser
-from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
 from agentrl.console import Display, console
 from agentrl.errors import UserError
 from agentrl.model.load import load_model
-from agentrl.report.plots import Line, save, structure
+from agentrl.report.plots import Line, Points, constants_over_training, require_picture, save
 from agentrl.runs.checkpoint import checkpoints
 from agentrl.runs.folder import episode_files, read_episodes
 from agentrl.runs.outputs import output_file
@@ -72,8 +70,8 @@ def measure(path: Path, options: argparse.Namespace, run: Path | None) -> Struct
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     options = structure_parser().parse_args(argv)
-    if options.out and importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "figures", "drawing figures")
+    if options.out:
+        require_picture(options.out, "--out")
     found = [entry for path in options.models for entry in _checkpoints(path)]
     rows = {}
     with output_file(options.out, "--out"):  # before the work
@@ -86,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         console.print(_table(rows))
         write(json.dumps({name: describe(row) for name, row in rows.items()}, indent=1))
     if options.out:
-        save(structure(_lines(rows)), options.out)
+        save(constants_over_training(_lines(rows)), options.out)
     return 0
 
 
@@ -127,7 +125,7 @@ def _lines(rows: dict[str, Structure]) -> list[Line]:
     lines: dict[str, Line] = {}
     for name, row in rows.items():
         run, _, checkpoint = name.rpartition(" step-")
-        empty: dict[str, tuple[list[float], list[float]]] = {"median": ([], []), "95th percentile": ([], [])}
+        empty: dict[str, Points] = {"median": ([], []), "95th percentile": ([], [])}
         line = lines.setdefault(run or name, Line(run or name, [], monitors=empty))
         for key, share in (("median", 0.5), ("95th percentile", 0.95)):
             line.monitors[key][0].append(float(checkpoint) if run else 0.0)

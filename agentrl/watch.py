@@ -10,11 +10,10 @@ import sys
 import time
 import webbrowser
 from collections.abc import Callable
-from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -24,14 +23,15 @@ from agentrl.analysis.curves import sparkline
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import watch_parser
 from agentrl.errors import UserError
-from agentrl.report.page import assemble, render_parts, render_run
+from agentrl.report import charts
+from agentrl.report.archive import Record, pack, title_of
+from agentrl.report.page import PARTS, assemble, piece_script, render
 from agentrl.report.sections import describe_policy
-from agentrl.report.view import RunView, load_runs, newest_episodes, rate_factors
-from agentrl.runs.folder import episode_files
+from agentrl.report.view import RunView, load_runs, rate_factors, success_interval
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
-_EPISODES = 32
-"""Episodes of the newest file that the page offers."""
+_READING_S = 1.0
+"""Seconds after which an answer is sent, though not all stored episodes are listed in it."""
 
 
 class WatchServer(ThreadingHTTPServer):
@@ -46,9 +46,11 @@ class WatchServer(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, folder: Path, *, port: int = 0, every_s: float = 2.0) -> None:
-        load_runs([folder])
-        self.folder, self.every_s = folder, every_s
-        self._episodes: tuple[str, list[dict[str, Any]]] = ("", [])
+        run = load_runs([folder])[0]
+        if not run.is_run:
+            raise UserError(f"{folder} is an evaluation, which nothing is added to; see it with agentrl report.")
+        self.folder, self.every_s, self.archive = folder, every_s, run.archive
+        charts.script()  # now, not while the first visitor waits
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -57,42 +59,49 @@ class WatchServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/"
 
     def page(self) -> str:
-        """The whole page as it is now."""
+        """The whole page as it is now; its episodes come with the first update."""
         run = load_runs([self.folder])[0]
-        body = render_run(run, self.episodes(run), extra=(("longest", "Longest episodes", longest_episodes),))
-        return assemble(f"{run.name} (live)", body, live=f' data-live="{round(1000 * self.every_s)}"')
+        episodes = render("episodes.html", number=0, index=pack([]), pieces={})
+        body = render("run.html", run=run, episodes=episodes, longest=longest_episodes(run))
+        return assemble(f"{run.name} (live)", body, beside="episodes", every_s=self.every_s)
 
     def update(self, seen: str) -> dict[str, Any] | None:
-        """What changed since the version that a page has seen; None where nothing did."""
-        version = self.version()
+        """What changed since the version that a page has seen; None where nothing did.
+
+        A version is the size of the records and the time of the newest listed file of episodes, in ns. `more` says that
+        there are further ones.
+        """
+        size = str((self.folder / "metrics.jsonl").stat().st_size)
+        seen_size, _, listed = seen.partition("-")
+        entries, newest, more = self._entries_since(int(listed) if listed.isdecimal() else 0)
+        version = f"{size}-{newest}"
         if version == seen:
             return None
-        run = load_runs([self.folder])[0]
-        episodes = self.episodes(run)
-        parts = {**render_parts(run), "longest": longest_episodes(run)}
-        # Episodes are sent again only when there are newer ones.
-        fresh = episodes if version.split("|")[-1] != seen.split("|")[-1] else []
-        return {"version": version, "parts": parts, "episodes": fresh}
+        parts: dict[str, str] = {}
+        if size != seen_size or entries:
+            run = load_runs([self.folder])[0]
+            parts = {name: render(f"{name}.html", run=run) for name in PARTS} | {"longest": longest_episodes(run)}
+        return {"version": version, "parts": parts, "entries": entries, "more": more}
 
-    def version(self) -> str:
-        """Changes whenever the run has written something: size of the records, newest file of episodes."""
-        files = episode_files(self.folder)
-        newest = f"{files[-1].name} {files[-1].stat().st_mtime_ns}" if files else ""
-        return f"{(self.folder / 'metrics.jsonl').stat().st_size}|{newest}"
-
-    def episodes(self, run: RunView) -> list[dict[str, Any]]:
-        """Episodes of the newest stored batch or evaluation."""
-        key = self.version().split("|")[-1]
-        if key != self._episodes[0]:
-            self._episodes = (key, newest_episodes(run, limit=_EPISODES))
-        return self._episodes[1]
+    def _entries_since(self, listed: int) -> tuple[list[Record], int, bool]:
+        """(index of files written later than `listed`, time of the last of them, whether there are more)."""
+        changed = sorted((path.stat().st_mtime_ns, path) for path in self.archive.files())
+        entries: list[Record] = []
+        begin = time.monotonic()
+        for written, path in changed:
+            if written > listed:
+                entries += self.archive.index(path)
+                listed = written
+                if time.monotonic() - begin > _READING_S:
+                    break
+        return entries, listed, listed < max((written for written, _ in changed), default=0)
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: WatchServer
 
     def do_GET(self) -> None:
-        """`/` is the page, `/update?seen=VERSION` its news."""
+        """`/` is the page, `/update?seen=VERSION` its news, `/episodes/0/NAME.js` a piece of the stored episodes."""
         if self.headers.get("Host", "").rsplit(":", 1)[0] not in _LOOPBACK:
             return self._answer(403, "text/plain", "only for this machine")
         address = urlsplit(self.path)
@@ -101,6 +110,10 @@ class _Handler(BaseHTTPRequestHandler):
         if address.path == "/update":
             update = self.server.update(parse_qs(address.query).get("seen", [""])[0])
             return self._answer(204, "text/plain", "") if update is None else self._send_json(update)
+        name = unquote(address.path).removeprefix("/episodes/0/").removesuffix(".js")
+        piece = self.server.archive.piece(name)
+        if piece is not None:
+            return self._answer(200, "text/javascript", piece_script(f"0/{name}", pack(piece)))
         return self._answer(404, "text/plain", "no such page")
 
     def _send_json(self, value: Any) -> None:
@@ -121,18 +134,25 @@ class _Handler(BaseHTTPRequestHandler):
 
 def longest_episodes(run: RunView, *, count: int = 8) -> str:
     """The episodes of the newest stored batch that take the most generated tokens: a batch waits for its longest."""
-    episodes = newest_episodes(run, limit=10_000, with_rows=False)
-    episodes.sort(key=lambda episode: -sum(turn["end"] - turn["start"] for turn in episode["turns"]))
-    if not episodes:
-        return '<p class="none">no episodes stored yet (tracking.trajectories_every)</p>'
-    rows = "".join(
-        f"<tr><th>{escape(episode['name'])}</th><td>{sum(t['end'] - t['start'] for t in episode['turns']):,}</td>"
-        f"<td>{len(episode['turns'])}</td><td>{escape(episode['status'])}</td><td>{episode['reward']:g}</td></tr>"
-        for episode in episodes[:count]
-    )
-    head = "<tr><th>episode</th><th>generated tokens</th><th>turns</th><th>ended</th><th>reward</th></tr>"
-    where = escape(episodes[0]["source"])
-    return f'<p>of {where}, {len(episodes)} episodes</p><div class="scroll"><table>{head}{rows}</table></div>'
+    path = next(reversed(run.archive.files()), None)
+    records = [] if path is None else list(run.archive.records(path))
+    records.sort(key=num_generated_tokens, reverse=True)
+    rows = [
+        [
+            title_of(r),
+            f"{num_generated_tokens(r):,}",
+            len(r["turns"]),
+            r["status"].replace("_", " "),
+            f"{r['reward']:g}",
+        ]
+        for r in records[:count]
+    ]
+    return render("longest.html", rows=rows, source=path and path.stem, number=len(records))
+
+
+def num_generated_tokens(record: Record) -> int:
+    """Tokens that the model wrote in a stored episode."""
+    return sum(turn["end"] - turn["start"] for turn in record["turns"])
 
 
 def terminal_view(run: RunView) -> RenderableType:
@@ -142,12 +162,15 @@ def terminal_view(run: RunView) -> RenderableType:
     batches, evals = run.batches, run.evals
     table.add_row("rollout batches", f"{len(batches)} of {run.config['train']['steps']}")
     for record in evals[-1:]:
-        low, high = record["eval/success_low"], record["eval/success_high"]
-        table.add_row("held-out success", f"{record['eval/success']:.1%} [{low:.1%}, {high:.1%}]")
+        rate, low, high, _ = success_interval(record)
+        table.add_row("held-out success", f"{rate:.1%} [{low:.1%}, {high:.1%}]")
+        if "eval/reward" in record:
+            table.add_row("held-out mean reward", f"{record['eval/reward']:.3g}")
     if batches:
         last = batches[-1]
         verdicts = "".join("x" if batch["learner/gate_closed"] else "." for batch in batches[-48:])
         table.add_row("training success", sparkline([batch["rollout/success"] for batch in batches]))
+        table.add_row("training mean reward", f"{batches[0]['rollout/reward']:.3g} -> {last['rollout/reward']:.3g}")
         table.add_row("gate closed", verdicts)
         factors = rate_factors(run)[1]
         if factors:

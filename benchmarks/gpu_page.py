@@ -3,8 +3,8 @@
 from html import escape
 from typing import Any
 
-from agentrl.report.charts import Chart, Series, draw
-from agentrl.report.page import assemble
+from agentrl.report.charts import Chart, Series
+from agentrl.report.page import assemble, render
 
 _COLUMNS = ("tokens_per_s", "share", "share_with_recomputation", "peak_gib", "dry_run_gib", "energy_s")
 _RULES = ("single", "naive", "dgg", "kl_rate")
@@ -73,7 +73,7 @@ def page(results: dict[str, Any]) -> str:
         f"<section><h2>{escape(title)}</h2>{_html(headings, rows)}</section>"
         for title, headings, rows in tables(results)
     ]
-    parts += [draw(chart) for chart in curves(results)]
+    parts += [str(render("figure.html", chart=chart)) for chart in curves(results)]
     errors = {name: found["error"] for name, found in results.items() if isinstance(found, dict) and "error" in found}
     parts += [
         f"<section><h2>{escape(name)} failed</h2><pre>{escape(error)}</pre></section>" for name, error in errors.items()

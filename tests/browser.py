@@ -129,6 +129,16 @@ class Browser:
                 raise BrowserError(f"still not true on {self.url()}: {script}")
             time.sleep(0.02)
 
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse to a place of the window."""
+        move = {"type": "pointerMove", "duration": 20, "x": round(x), "y": round(y), "origin": "viewport"}
+        mouse = {"type": "pointer", "id": "mouse", "parameters": {"pointerType": "mouse"}, "actions": [move]}
+        self.command("POST", "actions", {"actions": [mouse]})
+
+    def errors(self) -> list[str]:
+        """What the console has logged as errors since the last question."""
+        return [entry["message"] for entry in self.command("POST", "se/log", {"type": "browser"})]
+
     def close(self) -> None:
         """End the session and its browser."""
         self._request("DELETE", self._session, None)

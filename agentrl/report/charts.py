@@ -1,14 +1,59 @@
-"""Small charts as inline SVG: lines with bands, the gate's timeline. No dependency, colours from the page's CSS."""
+"""Charts of the page as Vega-Lite specifications, which vega-embed draws in the browser: lines with bands, the gate.
+
+Colours are the style sheet's variables, so that one specification serves light, dark and print. Dragging moves a chart
+along its x axis, Ctrl and the wheel zoom, a double click goes back; a crosshair tells all values at an x.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
+from functools import cache
+from typing import Any
 
-WIDTH, HEIGHT = 560, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 14, 12, 36
-_MAX_POINTS = 400
+import vl_convert
+
+Spec = dict[str, Any]
+"""A Vega-Lite specification."""
+SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
+_MAX_POINTS = 1000
 """Longer curves are drawn as means of equal stretches."""
+_CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif",
+    "view": {"stroke": None},
+    "axis": {
+        "labelColor": "var(--soft)", "titleColor": "var(--faint)", "gridColor": "var(--line)", "titleFontWeight": 400,
+        "domain": False, "ticks": False, "labelPadding": 6, "titlePadding": 6, "labelFontSize": 11, "titleFontSize": 11,
+    },
+    "legend": {
+        "orient": "top", "title": None, "labelColor": "var(--soft)", "labelFontSize": 12, "labelLimit": 0,
+        "symbolStrokeWidth": 3, "symbolOpacity": 1, "columns": {"expr": "width < 400 ? 1 : 3"},
+    },
+}  # fmt: skip
+_ZOOM = {
+    "name": "zoom",
+    "select": {
+        "type": "interval",
+        "encodings": ["x"],
+        "zoom": "wheel![event.ctrlKey]",
+        # A finger scrolls the page.
+        "translate": "[pointerdown[event.pointerType == 'mouse'], window:pointerup] > window:pointermove!",
+    },
+    "bind": "scales",
+}
+_HOVER = {
+    "name": "hover",
+    "select": {"type": "point", "encodings": ["x"], "nearest": True, "on": "pointermove", "clear": "pointerout"},
+}
+
+
+_AXES: dict[str, Spec] = {
+    "percent": {"axis": {"title": None, "format": "~%"}, "scale": {"zero": False}},
+    "number": {"axis": {"title": None}, "scale": {"zero": False}},
+    "log": {"axis": {"title": None, "format": "~g", "tickCount": 5}, "scale": {"type": "log"}},
+}
+_ONE: Spec = {"data": {"values": [{}]}}
+"""Data of a mark that stands for itself."""
 
 
 @dataclass
@@ -23,20 +68,20 @@ class Series:
     high: Sequence[float] | None = None
     """Upper edge of a band."""
     color: int = 0
-    """Number of the colour, 0 to 7 (`.c0` ... in the style sheet)."""
+    """Number of the colour, 0 to 7 (`--c0` ... in the style sheet)."""
     style: str = "line"
     """`line`, `dots` (line with a mark at each value), or `points` (faint marks only)."""
 
 
 @dataclass
 class Chart:
-    """A figure with a caption."""
+    """Curves over one x axis."""
 
     title: str
     series: list[Series]
     x_label: str = "rollout batches"
     format: str = "number"
-    """`percent`, `number`, or `log` (logarithmic, powers of ten)."""
+    """`percent`, `number`, or `log` (logarithmic)."""
     lines: list[tuple[float, str]] = field(default_factory=list)
     """Horizontal dashed lines: (value, label)."""
     marks: list[tuple[float, str]] = field(default_factory=list)
@@ -44,142 +89,104 @@ class Chart:
     note: str = ""
     """A sentence under the figure."""
 
-
-def draw(chart: Chart) -> str:
-    """A `<figure>` with legend and SVG; text is escaped."""
-    series = [_thinned(s) for s in chart.series if len(s.x)]
-    names = [s for s in series if s.name and s.style != "points"]
-    legend = (
-        "".join(f'<span class="c{s.color}"><i></i>{escape(s.name)}</span>' for s in names) if len(names) > 1 else ""
-    )
-    note = f"<p>{escape(chart.note)}</p>" if chart.note else ""
-    legend = f'<span class="legend">{legend}</span>' if legend else ""
-    head = f"<figcaption><b>{escape(chart.title)}</b>{legend}</figcaption>"
-    body = _svg(chart, series) if series else '<p class="none">nothing measured yet</p>'
-    return f'<figure class="chart">{head}{body}{note}</figure>'
-
-
-def _svg(chart: Chart, series: list[Series]) -> str:
-    log = chart.format == "log"
-    values = [v for s in series for part in (s.y, s.low, s.high) if part is not None for v in part if _usable(v, log)]
-    values += [value for value, _ in chart.lines if _usable(value, log)]
-    values = values or [1.0]
-    xs = [x for s in series for x in s.x] + [x for x, _ in chart.marks]
-    y_low, y_high, y_ticks = _axis(min(values), max(values), chart.format)
-    x_low, x_high, x_ticks = _axis(min(xs), max(xs), "x")
-    place_x = _scale(x_low, x_high, _LEFT, WIDTH - _RIGHT)
-    place_y = _scale(y_low, y_high, HEIGHT - _BOTTOM, _TOP, log=log)
-    parts = [_grid(x_ticks, y_ticks, place_x, place_y, chart)]
-    for value, label in chart.lines:
-        y = place_y(value)
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="rule" x="{WIDTH - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">{escape(label)}</text>'
-        )
-    for value, label in chart.marks:
-        x = place_x(value)
-        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/>')
-        parts.append(f'<text class="mark" x="{x + 4:.1f}" y="{_TOP + 9}">{escape(label)}</text>')
-    parts += [_draw_series(s, place_x, place_y, log=log, format_=chart.format) for s in series]
-    label = escape(chart.title, quote=True)
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{"".join(parts)}</svg>'
-
-
-def _draw_series(
-    s: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], *, log: bool, format_: str
-) -> str:
-    points = [(place_x(x), place_y(y), x, y) for x, y in zip(s.x, s.y, strict=True) if _usable(y, log)]
-    parts = []
-    if s.low is not None and s.high is not None:
-        rows = [
-            (place_x(x), place_y(lo), place_y(hi))
-            for x, lo, hi in zip(s.x, s.low, s.high, strict=True)
-            if _usable(lo, log) and _usable(hi, log)
+    def spec(self) -> Spec | None:
+        """Its specification; None where nothing was measured."""
+        log = self.format == "log"
+        rows = [_rows(_thinned(series), log=log) for series in self.series]
+        drawn = [(series, found) for series, found in zip(self.series, rows, strict=True) if found]
+        if not drawn:
+            return None
+        names = {series.name: f"var(--c{series.color})" for series, _ in drawn}
+        color = {
+            "type": "nominal",
+            "scale": {"domain": list(names), "range": list(names.values())},
+            **({} if len(names) > 1 else {"legend": None}),
+        }
+        x = {"type": "quantitative", "title": self.x_label, "scale": {"zero": False, "nice": False}}
+        y = {"type": "quantitative", **_AXES[self.format]}
+        layers = [
+            layer
+            for i, (series, found) in enumerate(drawn)
+            for layer in _layers(f"series{i}", series, has_band="low" in found[0], x=x, y=y, color=color)
         ]
-        edge = [f"{x:.1f},{hi:.1f}" for x, _, hi in rows] + [f"{x:.1f},{lo:.1f}" for x, lo, _ in reversed(rows)]
-        parts.append(f'<polygon class="band" points="{" ".join(edge)}"/>')
-    if s.style != "points":
-        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _, _ in points)
-        parts.append(f'<polyline class="curve" points="{path}"/>')
-    radius = {"line": 6, "dots": 2.6, "points": 1.7}[s.style]
-    kind = {"line": "hit", "dots": "dot", "points": "point"}[s.style]
-    for x, y, raw_x, raw_y in points:
-        title = f"{s.name}: {format_value(raw_y, format_)} at {raw_x:,.6g}"
-        parts.append(
-            f'<circle class="{kind}" cx="{x:.1f}" cy="{y:.1f}" r="{radius}"><title>{escape(title)}</title></circle>'
-        )
-    return f'<g class="c{s.color}">{"".join(parts)}</g>'
+        layers[0]["params"] = [_ZOOM]
+        return {
+            "$schema": SCHEMA,
+            "description": self.title,
+            "width": "container",
+            "height": 220,
+            "datasets": {f"series{i}": found for i, (_, found) in enumerate(drawn)}
+            | {"values": _values(drawn, self.x_label, self.format)},
+            "layer": [*layers, *_rules(self.lines, self.marks), _crosshair({**x, "field": self.x_label})],
+            "config": _CONFIG,
+        }
 
 
-def _grid(
-    x_ticks: list[float],
-    y_ticks: list[float],
-    place_x: Callable[[float], float],
-    place_y: Callable[[float], float],
-    chart: Chart,
-) -> str:
-    parts = []
-    for tick in y_ticks:
-        y = place_y(tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
-        text = escape(format_value(tick, chart.format))
-        parts.append(f'<text x="{_LEFT - 7}" y="{y + 3.5:.1f}" text-anchor="end">{text}</text>')
-    for tick in x_ticks:
-        parts.append(
-            f'<text x="{place_x(tick):.1f}" y="{HEIGHT - _BOTTOM + 16}" text-anchor="middle">{tick:,.6g}</text>'
-        )
-    middle = (_LEFT + WIDTH - _RIGHT) / 2
-    parts.append(
-        f'<text class="axis" x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(chart.x_label)}</text>'
-    )
-    return "".join(parts)
+@dataclass
+class Timeline:
+    """One column a rollout batch, one square a gradient: what the gate did with it."""
+
+    title: str
+    verdicts: list[list[tuple[str, str]]]
+    """Per batch and gradient: `applied`, `discarded` or `scaled`, and a text for the tooltip."""
+    note: str = ""
+
+    def kinds(self) -> list[tuple[str, str]]:
+        """What happened at all: (kind, its name)."""
+        names = {"applied": "applied", "discarded": "discarded", "scaled": "scaled down"}
+        found = {kind for batch in self.verdicts for kind, _ in batch}
+        return [(kind, name) for kind, name in names.items() if kind in found]
+
+    def spec(self) -> Spec | None:
+        """Its specification; None before the first gradient."""
+        rows = [
+            {"x": i + 0.5, "to": i + 1.5, "k": f"k = {k + 1}", "kind": kind, "text": text}
+            for i, batch in enumerate(self.verdicts)
+            for k, (kind, text) in enumerate(batch)
+        ]
+        if not rows:
+            return None
+        # Where squares are thinner than a pixel, those behind an outline are seen: the discarded ones are drawn last.
+        rows.sort(key=lambda row: row["kind"] != "applied")
+        height = max(len(batch) for batch in self.verdicts)
+        colors = {"applied": "var(--c2)", "discarded": "var(--c3)", "scaled": "var(--c1)"}
+        scale = {"domain": list(colors), "range": list(colors.values())}
+        span = {"domain": [0.5, len(self.verdicts) + 0.5], "nice": False, "zero": False}
+        return {
+            "$schema": SCHEMA,
+            "description": self.title,
+            "width": "container",
+            "height": 16 * height,
+            "datasets": {"verdicts": rows},
+            "data": {"name": "verdicts"},
+            "params": [_ZOOM],
+            "mark": {"type": "rect", "clip": True, "strokeWidth": 1, "cornerRadius": 1},
+            "encoding": {
+                "x": {"field": "x", "type": "quantitative", "title": "rollout batches", "scale": span,
+                      "axis": {"grid": False, "tickMinStep": 1}},
+                "x2": {"field": "to"},
+                "y": {"field": "k", "type": "ordinal", "title": None, "scale": {"padding": 0.1},
+                      "sort": [f"k = {k}" for k in range(height, 0, -1)]},
+                "fill": {"field": "kind", "type": "nominal", "scale": scale, "legend": None},
+                "stroke": {
+                    "condition": {"test": "datum.kind != 'applied'", "field": "kind", "scale": scale, "legend": None},
+                    "value": None,
+                },
+                "tooltip": {"field": "text"},
+            },
+            "config": _CONFIG,
+        }  # fmt: skip
 
 
-def gate_timeline(verdicts: list[list[tuple[str, str]]], max_reuse: int) -> str:
-    """One column a rollout batch, one square a gradient: what the gate did with it.
-
-    Args:
-        verdicts: per batch and gradient, (`applied` | `discarded` | `scaled`, text for the tooltip).
-        max_reuse: K, the number of rows.
-    """
-    step = max(1, math.ceil(len(verdicts) / 480))
-    columns = [_merged(verdicts[i : i + step]) for i in range(0, len(verdicts), step)]
-    cell = max(3.0, min(16.0, (WIDTH * 2 - 60) / max(1, len(columns))))
-    height, left = 14.0, 44
-    width = left + cell * len(columns) + 4
-    parts = []
-    for k in range(max_reuse):
-        y = (max_reuse - 1 - k) * height
-        parts.append(f'<text x="{left - 8}" y="{y + 11:.1f}" text-anchor="end">k = {k + 1}</text>')
-    for i, column in enumerate(columns):
-        for k, (kind, title) in enumerate(column[:max_reuse]):
-            x, y = left + i * cell, (max_reuse - 1 - k) * height
-            parts.append(
-                f'<rect class="{escape(kind)}" x="{x:.1f}" y="{y:.1f}" width="{cell - min(1.5, cell / 4):.1f}" '
-                f'height="{height - 2:.1f}" rx="2"><title>{escape(title)}</title></rect>'
-            )
-    for tick in _axis(1, max(2, len(verdicts)), "x")[2]:
-        if 1 <= tick <= len(verdicts):
-            x = left + ((tick - 1) // step + 0.5) * cell
-            parts.append(f'<text x="{x:.1f}" y="{max_reuse * height + 14:.1f}" text-anchor="middle">{tick:g}</text>')
-    total = max_reuse * height + 20
-    return (
-        f'<svg class="timeline" viewBox="0 0 {width:.0f} {total:.0f}" style="min-width:{min(width, 640):.0f}px;'
-        f'max-width:{width:.0f}px" role="img" aria-label="gate timeline">{"".join(parts)}</svg>'
-    )
-
-
-def _merged(batches: list[list[tuple[str, str]]]) -> list[tuple[str, str]]:
-    """The gradients of several batches as one column: a discarded one shows through."""
-    column: list[tuple[str, str]] = []
-    for k in range(max((len(batch) for batch in batches), default=0)):
-        here = [batch[k] for batch in batches if len(batch) > k]
-        column.append(next((verdict for verdict in here if verdict[0] != "applied"), here[0]))
-    return column
+@cache
+def script() -> str:
+    """JavaScript that puts Vega, Vega-Lite and vega-embed into a page, as `vegaEmbed`; takes two seconds once."""
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return f"(() => {{{bundle}\n}})();"  # its names of one letter are its own
 
 
 def format_value(value: float, format_: str) -> str:
-    """A number as an axis shows it."""
+    """A number as the crosshair shows it."""
     if format_ == "percent":
         return f"{100 * value:.3g} %"
     if format_ == "log" or (value and not 1e-3 <= abs(value) < 1e5):
@@ -187,37 +194,80 @@ def format_value(value: float, format_: str) -> str:
     return f"{value:,.4g}"
 
 
-def _axis(low: float, high: float, format_: str) -> tuple[float, float, list[float]]:
-    """(lowest, highest, ticks) of an axis that holds the values."""
-    if format_ == "log":
-        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-        last = max(last, first + 1)
-        step = max(1, (last - first) // 5)
-        return 10.0**first, 10.0**last, [10.0**p for p in range(first, last + 1, step)]
-    if format_ == "percent":
-        low, high = max(0.0, low), min(1.0, high)
-    if high - low < 1e-12:
-        low, high = low - (abs(low) * 0.1 or 0.5), high + (abs(high) * 0.1 or 0.5)
-    raw = (high - low) / 5
-    size = 10 ** math.floor(math.log10(raw))
-    step_size = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw * 0.999)
-    first, last = math.floor(low / step_size + 1e-9), math.ceil(high / step_size - 1e-9)
-    ticks = [i * step_size for i in range(first, last + 1)]
-    if format_ == "x":
-        return low, high, [tick for tick in ticks if low - 1e-9 <= tick <= high + 1e-9]
-    return ticks[0], ticks[-1], ticks
+def _layers(name: str, series: Series, *, has_band: bool, x: Spec, y: Spec, color: Spec) -> list[Spec]:
+    marks: list[Spec] = []
+    if has_band:
+        marks.append({"type": "area", "opacity": 0.14})
+    if series.style != "points":
+        marks.append({"type": "line", "strokeWidth": 2.2, "strokeCap": "round"})
+    if series.style == "dots":
+        marks.append({"type": "point", "size": 28, "fill": "var(--card)", "strokeWidth": 2})
+    if series.style == "points":
+        marks.append({"type": "circle", "size": 14, "opacity": 0.45})
+    line = {"y": {**y, "field": "y"}}
+    band = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+    return [
+        {
+            "data": {"name": name},
+            "mark": {**mark, "clip": True},
+            "encoding": {
+                "x": {**x, "field": "x"},
+                **(band if mark["type"] == "area" else line),
+                "color": {"datum": series.name, **color},
+            },
+        }
+        for mark in marks
+    ]
 
 
-def _scale(low: float, high: float, start: float, end: float, *, log: bool = False) -> Callable[[float], float]:
-    if log:
-        low, high = math.log10(low), math.log10(high)
+def _rules(lines: list[tuple[float, str]], marks: list[tuple[float, str]]) -> list[Spec]:
+    """Dashed lines across and upright, with their labels."""
+    found: list[Spec] = []
+    for value, label in lines:
+        text = {"type": "text", "text": label, "color": "var(--soft)", "align": "right", "dy": -6}
+        found.append(_dashed({"y": {"datum": value}}, "var(--soft)"))
+        found.append({**_ONE, "mark": text, "encoding": {"y": {"datum": value}, "x": {"value": "width"}}})
+    for value, label in marks:
+        text = {"type": "text", "text": label, "color": "var(--bad)", "align": "left", "dx": 4}
+        found.append(_dashed({"x": {"datum": value}}, "var(--bad)"))
+        found.append({**_ONE, "mark": text, "encoding": {"x": {"datum": value}, "y": {"value": 8}}})
+    return found
 
-    def place(value: float) -> float:
-        value = math.log10(max(value, 1e-300)) if log else value
-        share = (value - low) / ((high - low) or 1.0)
-        return start + min(1.05, max(-0.05, share)) * (end - start)
 
-    return place
+def _dashed(encoding: Spec, color: str) -> Spec:
+    return {**_ONE, "mark": {"type": "rule", "strokeDash": [5, 4], "color": color, "clip": True}, "encoding": encoding}
+
+
+def _crosshair(x: Spec) -> Spec:
+    """A rule at the x next to the pointer, with all that is measured there."""
+    return {
+        "data": {"name": "values"},
+        "mark": {"type": "rule", "color": "var(--faint)", "clip": True, "tooltip": {"content": "data"}},
+        "params": [_HOVER],
+        "encoding": {"x": x, "opacity": {"condition": {"param": "hover", "empty": False, "value": 1}, "value": 0}},
+    }
+
+
+def _rows(series: Series, *, log: bool) -> list[Spec]:
+    """Points that can be drawn, with the edges of the band where it has any."""
+    rows = []
+    for i, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
+        edges = [] if series.low is None or series.high is None else [series.low[i], series.high[i]]
+        if all(_usable(value, log) for value in (y, *edges)):
+            rows.append({"x": x, "y": _short(y)} | dict(zip(("low", "high"), map(_short, edges), strict=False)))
+    return rows
+
+
+def _values(drawn: list[tuple[Series, list[Spec]]], x_label: str, format_: str) -> list[Spec]:
+    """What the crosshair tells at each x: series -> value in words."""
+    found: dict[float, Spec] = {}
+    for series, rows in drawn:
+        for row in rows:
+            text = format_value(row["y"], format_)
+            if "low" in row:
+                text += f" [{format_value(row['low'], format_)}, {format_value(row['high'], format_)}]"
+            found.setdefault(row["x"], {x_label: row["x"]})[series.name] = text
+    return [found[x] for x in sorted(found)]
 
 
 def _thinned(s: Series) -> Series:
@@ -235,3 +285,8 @@ def _thinned(s: Series) -> Series:
 
 def _usable(value: float | None, log: bool) -> bool:
     return value is not None and math.isfinite(value) and (not log or value > 0)
+
+
+def _short(value: float) -> float:
+    """Five digits: more than a screen shows."""
+    return float(f"{value:.5g}")

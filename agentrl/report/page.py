@@ -1,99 +1,117 @@
-"""The whole page: one HTML file with style, script and data inside, and no way to the network."""
+"""The whole page: one HTML file with style, script and data inside, and no way to the network.
+
+Where the stored episodes would make it large, their texts lie in a folder beside it.
+"""
 
 import base64
 import hashlib
 import json
-from collections.abc import Callable
-from html import escape
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from agentrl.report import sections
-from agentrl.report.view import RunView, pick_episodes
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-_STATIC = Path(__file__).parent / "static"
-Part = tuple[str, str, Callable[[RunView], str]]
-"""Name, heading, renderer of a section."""
-_PARTS: tuple[Part, ...] = (
-    ("curves", "Curves", sections.curves),
-    ("gate", "Gate", sections.gate),
-    ("categories", "Categories", sections.categories),
-)
+from agentrl.report import charts, sections
+from agentrl.report.archive import pack
+from agentrl.report.view import RunView, success_interval
+
+_FOLDER = Path(__file__).parent
+_SCRIPTS = ("charts.js", "episodes.js", "page.js")
+_INSIDE = 4_000_000
+"""Letters of packed episodes up to which they are in the page itself."""
+PARTS = ("headline", "tiles", "curves", "gate", "categories")
+"""Templates of the sections that change while a run goes on."""
 
 
-def render_page(runs: list[RunView], *, num_episodes: int) -> str:
-    """A page about one run, or about several with a comparison in front."""
+@dataclass
+class Page:
+    """A page, and the files that belong beside it."""
+
+    html: str
+    beside: dict[str, str] = field(default_factory=dict)
+    """Path below the folder beside the page -> text; empty where everything is in the page."""
+
+
+def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
+    """A page about one run, or about several with a comparison in front.
+
+    Args:
+        runs: what it is about.
+        beside: folder for episodes, as seen from the page; None: all episodes are in the page, however many.
+    """
+    indexes, pieces = [], []
+    for run in runs:
+        read = [run.archive.read(path) for path in run.archive.files()]
+        indexes.append(pack([entry for entries, _ in read for entry in entries]))
+        pieces.append({name: text for _, packed in read for name, text in packed.items()})
+    is_large = sum(len(text) for own in pieces for text in own.values()) > _INSIDE
+    outside = beside if beside is not None and is_large else None
+    contents = []
+    for i, (run, index) in enumerate(zip(runs, indexes, strict=True)):
+        inside = {} if outside else pieces[i]
+        episodes = render("episodes.html", number=i, index=index, pieces=inside)
+        contents.append(render("run.html", run=run, episodes=episodes, longest=None))
     if len(runs) == 1:
-        title = f"{runs[0].config['env']['id']}: {runs[0].name}"
-        body = render_run(runs[0], pick_episodes(runs[0], limit=num_episodes))
-        return assemble(title, body)
-    share = max(8, num_episodes // len(runs))
-    title = f"{len(runs)} runs compared"
-    tabs = "".join(
-        f'<button role="tab" data-tab="run-{i}" aria-selected="{str(i == 0).lower()}">{escape(run.label)}</button>'
-        for i, run in enumerate(runs)
-    )
-    contents = [render_run(run, pick_episodes(run, limit=share)) for run in runs]
-    panels = "".join(
-        f'<div class="panel" id="run-{i}"{" hidden" if i else ""}>{content}</div>' for i, content in enumerate(contents)
-    )
-    head = f"<header><h1>{title}</h1></header><section><h2>Comparison</h2>{sections.comparison(runs)}</section>"
-    return assemble(title, f'{head}<nav class="tabs" role="tablist">{tabs}</nav>{panels}')
+        title, body = f"{runs[0].config['env']['id']}: {runs[0].name}", contents[0]
+    else:
+        title, body = f"{len(runs)} runs compared", render("runs.html", runs=runs, contents=contents)
+    html = assemble(title, body, beside=outside)
+    keys = {f"{i}/{name}": text for i, own in enumerate(pieces) for name, text in own.items()} if outside else {}
+    return Page(html, {f"{key}.js": piece_script(key, text) for key, text in keys.items()})
 
 
-def render_run(run: RunView, episodes: list[dict[str, Any]], *, extra: tuple[Part, ...] = ()) -> str:
-    """All sections of one run, with further ones before the episodes."""
-    parts = [f'<header data-part="headline">{sections.headline(run)}</header>']
-    parts.append(f'<section data-part="tiles">{sections.tiles(run)}</section>')
-    for name, title, render in (*_PARTS, *extra):
-        parts.append(f'<section><h2>{title}</h2><div data-part="{name}">{render(run)}</div></section>')
-    parts.append(f"<section><h2>Episodes</h2>{_browser(episodes)}</section>")
-    parts.append(f"<section><h2>Settings</h2><details><summary>Configuration, software, command</summary>"
-                 f"{sections.settings(run)}</details></section>")  # fmt: skip
-    return "".join(parts)
+def piece_script(key: str, text: str) -> str:
+    """A script that hands a packed piece to the page."""
+    return f'agentrl.piece({json.dumps(key)}, "{text}");\n'
 
 
-def render_parts(run: RunView) -> dict[str, str]:
-    """The sections that change while a run goes on, by name."""
-    parts = {name: render(run) for name, _, render in _PARTS}
-    return {"headline": sections.headline(run), "tiles": sections.tiles(run), **parts}
+def render(template: str, **values: Any) -> Markup:
+    """A template as HTML; all text is escaped."""
+    return Markup(_ENVIRONMENT.get_template(template).render(**values))
 
 
-def assemble(title: str, body: str, *, live: str = "") -> str:
-    """The HTML document. Only our own script may run (its hash is in the policy), and nothing may be loaded.
+def assemble(title: str, body: str, *, beside: str | None = None, every_s: float | None = None) -> str:
+    """The HTML document. Only our own scripts may run (by their hashes in the policy), and nothing may be loaded.
 
     Args:
         title: plain text.
         body: HTML.
-        live: attributes of `<body>` for a page that follows a run.
+        beside: folder of scripts with episodes, which may be loaded from where the page is.
+        every_s: of a page that follows a run: seconds between its questions.
     """
-    style, script = ((_STATIC / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    connect = "'self'" if live else "'none'"
+    scripts = [charts.script(), *(_static(name) for name in _SCRIPTS)]
+    digests = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
+    own = [f"'sha256-{digest}'" for digest in digests] + (["'self'"] if beside else [])
+    connect = "'none'" if every_s is None else "'self'"
     policy = (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; connect-src {connect}; "
-        "base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src {' '.join(own)}; "
+        f"connect-src {connect}; base-uri 'none'; form-action 'none'"
     )
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
-        f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta name="color-scheme" content="light dark"><title>{escape(title)}</title><style>{style}</style></head>'
-        f"<body{live}><main>{body}</main><footer>agentrl</footer><script>{script}</script></body></html>\n"
+    return str(render(
+        "page.html", title=title, body=Markup(body), policy=policy, style=Markup(_static("report.css")),
+        scripts=[Markup(text) for text in scripts], beside=beside, every_ms=every_s and round(1000 * every_s),
+    ))  # fmt: skip
+
+
+def _static(name: str) -> str:
+    return (_FOLDER / "static" / name).read_text(encoding="utf-8")
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(_FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+_ENVIRONMENT.globals |= {"success_interval": success_interval} | {
+    function.__name__: function
+    for function in (
+        sections.accuracy, sections.categories, sections.comparison_charts, sections.comparison_rows, sections.count,
+        sections.decisions, sections.describe_policy, sections.gate_timeline, sections.run_charts, sections.settings,
+        sections.tiles,
     )
-
-
-def as_data(value: Any) -> str:
-    """JSON that is safe inside a `<script>` element."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _browser(episodes: list[dict[str, Any]]) -> str:
-    return (
-        '<div class="browser"><div class="side"><div class="filters">'
-        '<select aria-label="when" data-filter="source"></select>'
-        '<select aria-label="category" data-filter="category"></select>'
-        '<select aria-label="outcome" data-filter="outcome"></select></div><ol class="list"></ol></div>'
-        '<article class="episode" aria-live="polite"></article>'
-        f'<script type="application/json">{as_data(episodes)}</script></div>'
-    )
+}  # fmt: skip

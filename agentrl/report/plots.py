@@ -1,23 +1,42 @@
-"""The paper's figures as functions of plain curves; matplotlib (extra `figures`) draws them.
+"""The paper's figures as functions of plain curves: Vega-Lite specifications, which vl-convert writes as files.
 
-A `Line` is what the figures know of a setting: its label and its curves over seeds. Every function returns a matplotlib
-figure that `save` writes as SVG or PNG.
+A `Line` is what the figures know of a setting: its label and its curves over seeds. Every function returns a
+specification that `save` writes as SVG, PNG or PDF, and refuses to draw nothing.
 """
 
-import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import vl_convert
 from numpy.typing import NDArray
 
 from agentrl.analysis.speedup import converged, degradation_onset
-from agentrl.common.extras import MissingExtraError
+from agentrl.errors import UserError
+from agentrl.report.charts import SCHEMA, Spec
 
 COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876")
-_GRID = {"color": "#e3e8ee", "linewidth": 0.8}
+_BATCHES = "rollout batches"
+_ENDINGS = (".svg", ".png", ".pdf")
+_DASHED: Spec = {"type": "rule", "strokeDash": [4, 3], "color": COLORS[7]}
+_CONFIG: Spec = {
+    "font": "sans-serif",
+    "view": {"stroke": None},
+    "axis": {"gridColor": "#e3e8ee", "titleFontWeight": 400, "titleFontSize": 11, "labelFontSize": 10},
+    "title": {"fontSize": 12, "fontWeight": 400},
+    "legend": {
+        "orient": "bottom",
+        "title": None,
+        "labelLimit": 0,
+        "columns": 4,
+        "symbolOpacity": 1,
+        "labelFontSize": 11,
+    },
+    "range": {"category": COLORS},
+}
+Points = tuple[list[float], list[float]]
+"""x and y of a curve."""
 
 
 @dataclass
@@ -31,11 +50,11 @@ class Line:
     """Cost name -> cumulative cost at each evaluation, [S][E]."""
     steps: list[float] = field(default_factory=list)
     """Rollout batches at each evaluation, [E]."""
-    monitors: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    monitors: dict[str, Points] = field(default_factory=dict)
     """Of the first seed: monitor name -> (rollout batch, value) at each gradient."""
-    bounds: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    bounds: dict[str, Points] = field(default_factory=dict)
     """Of the first seed: the two sides of Theorem 2 -> (rollout batch, value) at each gradient."""
-    weight_change: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
+    weight_change: dict[str, Points] = field(default_factory=dict)
     """Of the first seed: group of layers -> (rollout batch, relative weight change)."""
     values: dict[str, float] = field(default_factory=dict)
     """Settings that a figure may have on its axis (`tau`, `K`)."""
@@ -43,113 +62,107 @@ class Line:
     """Whether this is the single-use arm."""
 
 
-def learning_curves(lines: Sequence[Line], **_: Any) -> Any:
+def learning_curves(lines: Sequence[Line]) -> Spec:
     """Figures 2, 4 and 9: success against rollouts and against time, mean and standard deviation over seeds.
 
     The dashed line is the single-use arm's converged performance (mean of its last five evaluations).
     """
-    names = list(dict.fromkeys(name for line in lines for name in line.costs))
-    figure, axes = _grid_of(1, len(names), width=5.0)
-    for axis, name in zip(axes, names, strict=True):
-        for i, line in enumerate(lines):
-            x = _mean(line.costs[name])
-            mean, std = _mean(line.success), _std(line.success)
-            axis.plot(x, 100 * mean, color=_color(i), label=f"{line.label} ({len(line.success)} seeds)", linewidth=1.8)
-            axis.fill_between(x, 100 * (mean - std), 100 * (mean + std), color=_color(i), alpha=0.13, linewidth=0)
+    _require(any(len(curve) > 1 for line in lines for curve in line.success), "no run was evaluated twice")
+    panels = []
+    for name in dict.fromkeys(name for line in lines for name in line.costs):
+        rows = []
         for line in lines:
-            if line.is_reference:
-                level = 100 * converged(_mean(line.success).tolist())
-                axis.axhline(level, color="#5b6876", linestyle="--", linewidth=1)
-        axis.set_xlabel(name)
-    axes[0].set_ylabel("held-out success, %")
-    _legend(figure, axes[0])
-    return figure
+            success = 100 * np.asarray(line.success, dtype=np.float64)
+            mean, std = success.mean(axis=0), _deviation(success)
+            x, label = np.mean(line.costs[name], axis=0), f"{line.label} ({len(line.success)} seeds)"
+            rows += [
+                {"x": float(a), "y": float(m), "low": float(m - s), "high": float(m + s), "line": label}
+                for a, m, s in zip(x, mean, std, strict=True)
+            ]
+        level = [100 * converged(np.mean(line.success, axis=0).tolist()) for line in lines if line.is_reference]
+        y = {"type": "quantitative", "title": "held-out success, %", "scale": {"zero": False}}
+        shared = {"x": _x(name), "color": _color(rows)}
+        edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        band = {"mark": {"type": "area", "opacity": 0.13}, "encoding": {**shared, **edges}}
+        curve = {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**shared, "y": {**y, "field": "y"}}}
+        panels.append(_panel([band, curve, *_across(level)], rows, width=380))
+    return _figure([panels])
 
 
-def weight_change(lines: Sequence[Line], **_: Any) -> Any:
+def weight_change(lines: Sequence[Line]) -> Spec:
     """Figures 1, 7, 8 and 10: success above, relative weight change per group of layers below, onset marked in red."""
-    figure, axes = _grid_of(2, len(lines), width=3.6, height=2.5)
-    top = max((max(y, default=0) for line in lines for _, y in line.weight_change.values()), default=1.0)
-    for column, line in enumerate(lines):
-        above, below = axes[column], axes[len(lines) + column]
-        above.plot(line.steps, 100 * np.asarray(line.success[0]), color=COLORS[0], linewidth=1.8)
-        above.set_title(line.label, fontsize=10)
-        for i, (group, (x, y)) in enumerate(line.weight_change.items()):
-            below.plot(x, y, color=_color(i), label=group, linewidth=1.6)
-        below.set_ylim(0, 1.05 * top)
-        below.set_xlabel("rollout batches")
-        _mark_onset(line, (above, below))
-    axes[0].set_ylabel("held-out success, %")
-    axes[len(lines)].set_ylabel("relative weight change")
-    _legend(figure, axes[len(lines)])
-    return figure
+    measured = [line for line in lines if line.weight_change]
+    _require(measured, "the runs measured no weight change: train with tracking.divergence_every above 0")
+    top = 1.05 * max(max(y, default=0.0) for line in measured for _, y in line.weight_change.values())
+    above, below = [], []
+    for line in measured:
+        success = (line.steps, [100 * value for value in line.success[0]])
+        curve = _curve("held-out success, %", color={"value": COLORS[0]})
+        above.append(_panel([curve, *_onset(line)], _points({"success": success}), title=line.label))
+        rows = _points(line.weight_change)
+        curve = _curve("relative weight change", color=_color(rows), scale={"domain": [0, top]})
+        below.append(_panel([curve, *_onset(line)], rows))
+    return _figure([above, below])
 
 
-def monitors(lines: Sequence[Line], **_: Any) -> Any:
+def monitors(lines: Sequence[Line]) -> Spec:
     """Figure 3: KL, clipped share, global gradient norm and lm_head gradient norm, with the onset of degradation."""
-    names = list(dict.fromkeys(name for line in lines for name in line.monitors))
-    figure, axes = _grid_of(1, len(names), width=3.4, height=2.6)
-    for axis, name in zip(axes, names, strict=True):
-        for i, line in enumerate(lines):
-            x, y = line.monitors[name]
-            axis.plot(x, y, color=_color(i), label=line.label, linewidth=0.9, alpha=0.85)
-            _mark_onset(line, (axis,), color=_color(i))
-        axis.set_title(name, fontsize=10)
-        axis.set_xlabel("rollout batches")
-    _legend(figure, axes[0])
-    return figure
+    _require(any(x for line in lines for x, _ in line.monitors.values()), "the runs logged no gradient")
+    panels = []
+    for name in dict.fromkeys(name for line in lines for name in line.monitors):
+        rows = _points({line.label: line.monitors[name] for line in lines if name in line.monitors})
+        curve = _curve(None, color=_color(rows), width=0.9)
+        marks = [mark for i, line in enumerate(lines) for mark in _onset(line, color=COLORS[i % len(COLORS)])]
+        panels.append(_panel([curve, *marks], rows, title=name, width=260))
+    return _figure([panels])
 
 
-def sensitivity(lines: Sequence[Line], **_: Any) -> Any:
+def sensitivity(lines: Sequence[Line]) -> Spec:
     """Figure 5: final success over tau and over K, single use as a dashed line."""
     names = [name for name in ("tau", "K") if len({line.values.get(name) for line in lines if name in line.values}) > 1]
-    figure, axes = _grid_of(1, max(1, len(names)), width=4.2)
-    for axis, name in zip(axes, names or [""], strict=True):
+    _require(names, "neither tau nor K differs between the runs")
+    level = [100 * float(np.mean([converged(c) for c in line.success])) for line in lines if line.is_reference]
+    panels = []
+    for name in names:
         points: dict[float, list[float]] = {}
         for line in lines:
             if name in line.values and not line.is_reference:
                 points.setdefault(line.values[name], []).extend(100 * converged(curve) for curve in line.success)
-        x = sorted(points)
-        means = [float(np.mean(points[value])) for value in x]
-        stds = [float(np.std(points[value], ddof=1)) if len(points[value]) > 1 else 0.0 for value in x]
-        axis.errorbar(x, means, yerr=stds, color=COLORS[0], marker="o", capsize=3, linewidth=1.6)
-        for line in lines:
-            if line.is_reference:
-                level = 100 * float(np.mean([converged(curve) for curve in line.success]))
-                axis.axhline(level, color="#5b6876", linestyle="--", linewidth=1, label=line.label)
-        axis.set_xlabel(name or "nothing varies in these runs")
-    axes[0].set_ylabel("success, mean of last 5, %")
-    _legend(figure, axes[0])
-    return figure
+        rows = []
+        for value, finals in sorted(points.items()):
+            mean, std = float(np.mean(finals)), float(_deviation(np.array(finals)))
+            rows.append({"x": value, "y": mean, "low": mean - std, "high": mean + std})
+        y = {"type": "quantitative", "title": "success, mean of last 5, %", "scale": {"zero": False}}
+        curve = _curve(str(y["title"]), x=name, color={"value": COLORS[0]}, dots=True)
+        edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
+        bars = {"mark": {"type": "errorbar", "ticks": True, "color": COLORS[0]}, "encoding": {"x": _x(name), **edges}}
+        panels.append(_panel([bars, curve, *_across(level)], rows))
+    return _figure([panels])
 
 
-def theorem2(lines: Sequence[Line], **_: Any) -> Any:
+def theorem2(lines: Sequence[Line]) -> Spec:
     """Theorem 2 at every gradient: measured chi-square (plus one) against its lower bound, head energy over c_max."""
-    figure, axes = _grid_of(1, len(lines), width=4.2)
-    for axis, line in zip(axes, lines, strict=True):
-        for i, (name, (x, y)) in enumerate(line.bounds.items()):
-            axis.plot(x, y, color=_color(i), label=name, linewidth=0.9)
-        axis.set_yscale("log")
-        axis.set_title(line.label, fontsize=10)
-        axis.set_xlabel("rollout batches")
-    _legend(figure, axes[0])
-    return figure
+    measured = [line for line in lines if any(x for x, _ in line.bounds.values())]
+    _require(measured, "the runs did not log c_max: train with tracking.head_bound true")
+    panels = []
+    for line in measured:
+        rows = _points(line.bounds)
+        curve = _curve(None, color=_color(rows), width=0.9, scale={"type": "log"})
+        panels.append(_panel([curve], rows, title=line.label))
+    return _figure([panels])
 
 
-def structure(lines: Sequence[Line], **_: Any) -> Any:
+def constants_over_training(lines: Sequence[Line]) -> Spec:
     """Figure 6: median and 95th percentile of C_struct over training."""
-    figure, axes = _grid_of(1, 1, width=5.0)
-    for i, line in enumerate(lines):
-        for style, name in (("-", "95th percentile"), (":", "median")):
-            x, y = line.monitors[name]
-            axes[0].plot(
-                x, y, color=_color(i), linestyle=style, marker="o", markersize=3, label=f"{line.label}, {name}"
-            )
-    axes[0].set_yscale("log")
-    axes[0].set_xlabel("rollout batches")
-    axes[0].set_ylabel("C_struct")
-    _legend(figure, axes[0])
-    return figure
+    rows = [
+        {**row, "line": line.label, "quantile": name}
+        for line in lines
+        for name in ("95th percentile", "median")
+        for row in _points({name: line.monitors[name]})
+    ]
+    curve = _curve("C_struct", color=_color(rows), scale={"type": "log"}, dots=True)
+    curve["encoding"]["strokeDash"] = {"field": "quantile", "type": "nominal"}
+    return _figure([[_panel([curve], rows, width=380)]])
 
 
 def reuse_map(
@@ -157,7 +170,7 @@ def reuse_map(
     *,
     rows: tuple[str, Sequence[float]],
     columns: tuple[str, Sequence[float]],
-) -> Any:
+) -> Spec:
     """Final success over two settings, one panel an arm: where reuse is safe.
 
     Args:
@@ -165,24 +178,32 @@ def reuse_map(
         rows: name and values of the vertical axis, [R].
         columns: name and values of the horizontal axis, [C].
     """
-    figure, axes = _grid_of(1, len(success), width=2.6, height=2.4)
     data = {arm: 100 * np.asarray(table, dtype=np.float64) for arm, table in success.items()}
-    low, high = (f([f(table) for table in data.values()]) for f in (np.nanmin, np.nanmax))
-    for axis, (arm, table) in zip(axes, data.items(), strict=True):
-        axis.imshow(table, cmap="viridis", vmin=low, vmax=high, aspect="auto", origin="lower")
-        for (row, column), value in np.ndenumerate(table):
-            dark = value < (low + high) / 2
-            axis.text(column, row, f"{value:.0f}", ha="center", va="center", color="white" if dark else "black")
-        axis.grid(visible=False)
-        axis.set_xticks(range(len(columns[1])), [f"{value:g}" for value in columns[1]], rotation=30)
-        axis.set_yticks(range(len(rows[1])), [f"{value:g}" for value in rows[1]])
-        axis.set_title(arm, fontsize=9)
-        axis.set_xlabel(columns[0])
-    axes[0].set_ylabel(rows[0])
-    return figure
+    low, high = (float(f([f(table) for table in data.values()])) for f in (np.nanmin, np.nanmax))
+    panels = []
+    for arm, table in data.items():
+        cells = [
+            {"row": f"{rows[1][r]:g}", "column": f"{columns[1][c]:g}", "value": float(value)}
+            for (r, c), value in np.ndenumerate(table)
+            if np.isfinite(value)
+        ]
+        place = {
+            "x": {"field": "column", "type": "ordinal", "title": columns[0], "sort": [f"{v:g}" for v in columns[1]]},
+            "y": {"field": "row", "type": "ordinal", "title": rows[0], "sort": [f"{v:g}" for v in rows[1]][::-1]},
+        }
+        scale = {"scheme": "viridis", "domain": [low, high]}
+        shade = {"field": "value", "type": "quantitative", "legend": None, "scale": scale}
+        ink = {"condition": {"test": f"datum.value < {(low + high) / 2}", "value": "white"}, "value": "black"}
+        number = {"field": "value", "type": "quantitative", "format": ".0f"}
+        layers = [
+            {"mark": "rect", "encoding": {**place, "color": shade}},
+            {"mark": "text", "encoding": {**place, "text": number, "color": ink}},
+        ]
+        panels.append(_panel(layers, cells, title=arm, width=160))
+    return _figure([panels], share_color=False)
 
 
-FIGURES: dict[str, Callable[..., Any]] = {
+FIGURES: dict[str, Callable[[Sequence[Line]], Spec]] = {
     "learning-curves": learning_curves,
     "fixed-vs-adaptive": learning_curves,
     "seeds": learning_curves,
@@ -194,58 +215,84 @@ FIGURES: dict[str, Callable[..., Any]] = {
 """Name -> function; what each shows is in `agentrl.command.parsers.FIGURES`."""
 
 
-def require_matplotlib() -> None:
-    """Say which extra draws figures, where it is not installed.
+def require_picture(path: Path, option: str) -> None:
+    """Refuse a file name that no picture can have, before the work.
 
     Raises:
-        MissingExtraError: there is no matplotlib.
+        UserError: another ending than .svg, .png or .pdf.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "figures", "drawing figures")
+    if path.suffix not in _ENDINGS:
+        raise UserError(f"{option} must end in {', '.join(_ENDINGS[:-1])} or {_ENDINGS[-1]}, got {path}.")
 
 
-def save(figure: Any, path: Path) -> None:
+def save(figure: Spec, path: Path) -> None:
     """Write SVG, PNG or PDF, by the ending; the same curves give the same bytes."""
-    no_date = {"Date": None} if path.suffix == ".svg" else {"CreationDate": None} if path.suffix == ".pdf" else {}
-    figure.savefig(path, dpi=160, bbox_inches="tight", metadata=no_date)
+    if path.suffix == ".svg":
+        path.write_text(vl_convert.vegalite_to_svg(figure), encoding="utf-8")
+    else:
+        convert = vl_convert.vegalite_to_pdf if path.suffix == ".pdf" else vl_convert.vegalite_to_png
+        path.write_bytes(convert(figure, scale=1 if path.suffix == ".pdf" else 2))
 
 
-def _grid_of(rows: int, columns: int, *, width: float, height: float = 3.0) -> tuple[Any, list[Any]]:
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    matplotlib.rcParams.update({"svg.hashsalt": "agentrl", "svg.fonttype": "none", "font.size": 9})
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(rows, columns)).flatten().tolist()
-    for axis in axes:
-        axis.grid(**_GRID)
-        axis.set_axisbelow(True)
-        for side in ("top", "right"):
-            axis.spines[side].set_visible(False)
-    return figure, axes
+def _require(something: object, otherwise: str) -> None:
+    if not something:
+        raise UserError(f"there is nothing to draw: {otherwise}.")
 
 
-def _legend(figure: Any, axis: Any) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    if len(labels) > 0:
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False)
+def _figure(rows: list[list[Spec]], *, share_color: bool = True) -> Spec:
+    """Panels in rows under each other, with one legend for all."""
+    shared = {"resolve": {"scale": {"color": "shared"}}} if share_color else {}
+    return {
+        "$schema": SCHEMA, "background": "white", "config": _CONFIG, **shared,
+        "vconcat": [{"hconcat": row, **shared} for row in rows],
+    }  # fmt: skip
 
 
-def _mark_onset(line: Line, axes: Sequence[Any], *, color: str = COLORS[3]) -> None:
+def _panel(layers: list[Spec], rows: list[Spec], *, title: str = "", width: int = 300) -> Spec:
+    return {"title": title, "width": width, "height": min(width, 200), "data": {"values": rows}, "layer": layers}
+
+
+def _curve(
+    y: str | None, *, color: Spec, x: str = _BATCHES, scale: Spec | None = None, width: float = 1.8, dots: bool = False
+) -> Spec:
+    return {
+        "mark": {"type": "line", "strokeWidth": width, "point": dots},
+        "encoding": {
+            "x": _x(x),
+            "y": {"field": "y", "type": "quantitative", "title": y, "scale": scale or {"zero": False}},
+            "color": color,
+        },
+    }
+
+
+def _x(title: str) -> Spec:
+    return {"field": "x", "type": "quantitative", "title": title, "scale": {"zero": False, "nice": False}}
+
+
+def _color(rows: Iterable[Spec]) -> Spec:
+    """Colours in the order in which the names come."""
+    return {"field": "line", "type": "nominal", "scale": {"domain": list(dict.fromkeys(row["line"] for row in rows))}}
+
+
+def _points(curves: Mapping[str, Points]) -> list[Spec]:
+    return [
+        {"x": a, "y": b, "line": name}
+        for name, (x, y) in curves.items()
+        for a, b in zip(x, y, strict=True)
+        if np.isfinite(b)
+    ]
+
+
+def _across(levels: Iterable[float]) -> list[Spec]:
+    return [{"data": {"values": [{}]}, "mark": _DASHED, "encoding": {"y": {"datum": level}}} for level in levels]
+
+
+def _onset(line: Line, *, color: str = COLORS[3]) -> list[Spec]:
     onset = degradation_onset(line.success[0])
-    if onset is not None:
-        for axis in axes:
-            axis.axvline(line.steps[onset], color=color, linestyle="--", linewidth=1)
+    places = [] if onset is None else [{"x": {"datum": line.steps[onset]}}]
+    return [{"data": {"values": [{}]}, "mark": {**_DASHED, "color": color}, "encoding": place} for place in places]
 
 
-def _mean(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    return np.asarray(curves, dtype=np.float64).mean(axis=0)
-
-
-def _std(curves: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    data = np.asarray(curves, dtype=np.float64)
-    return data.std(axis=0, ddof=1) if len(data) > 1 else np.zeros(data.shape[1])
-
-
-def _color(i: int) -> str:
-    return COLORS[i % len(COLORS)]
+def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sample standard deviation over the first axis; 0 of a single value."""
+    return values.std(axis=0, ddof=1) if len(values) > 1 else np.zeros(values.shape[1:])

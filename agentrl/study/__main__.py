@@ -16,7 +16,6 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import study_parser
 from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
-from agentrl.report.plots import require_matplotlib
 from agentrl.study.pictures import draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_arms
 from agentrl.study.results import Results, Run
@@ -132,7 +131,6 @@ def show(paths: list[Path], options: argparse.Namespace) -> int:
 
 def draw(studies: dict[Path, Results], folder: Path) -> None:
     """One SVG a stage."""
-    require_matplotlib()
     folder.mkdir(parents=True, exist_ok=True)
     for path, results in studies.items():
         for written in draw_study(results, folder, name=path.stem):

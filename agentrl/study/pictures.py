@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from agentrl.report.plots import Line, learning_curves, reuse_map, save
+from agentrl.report.plots import Line, Spec, learning_curves, reuse_map, save
 from agentrl.study.results import Results, Run, column, describe_axes, mean_final
 from agentrl.study.tables import is_grid
 
@@ -37,7 +37,7 @@ def _line(results: Results, arm: str, runs: list[Run]) -> Line:
     )
 
 
-def _map(results: Results, settings: list[tuple[tuple[str, str], list[Run]]]) -> Any:
+def _map(results: Results, settings: list[tuple[tuple[str, str], list[Run]]]) -> Spec:
     axes = list(settings[0][1][0]["axes"])
     rows, columns = (sorted({runs[0]["axes"][axis] for _, runs in settings}) for axis in axes)
     success: dict[str, list[list[float]]] = {}

@@ -1,15 +1,20 @@
 """The live page: it follows a run that grows, on loopback only, in a real browser and in the terminal."""
 
+import base64
+import gzip
 import http.client
 import io
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from rich.console import Console
 
 from agentrl.command.guard import main_guard
+from agentrl.report.page import PARTS
 from agentrl.report.view import load_runs
 from agentrl.watch import WatchServer, follow_in_terminal, longest_episodes, main, terminal_view
 from tests.agentrl.toy_runs import HOSTILE, add_hostile_episode, toy_run
@@ -64,21 +69,46 @@ def test_page_when_the_run_grows_then_it_follows_and_shows_new_episodes(finished
         browser.wait_until("return document.body.innerText.includes('12 of 12 rollout batches')")
         assert "running" not in browser.find("h1").text()
         browser.wait_until("return document.querySelectorAll('.list button').length > 10")
+        browser.wait_until("return document.querySelectorAll('.says.model').length > 0")  # its piece has come too
         assert HOSTILE.strip()[:8] in browser.text()  # shown as text, in the table of the longest episodes
         assert browser.run("return document.querySelectorAll('img').length") == 0
         assert browser.title() == "growing (live)"
 
 
-def test_update_when_nothing_is_new_then_204_and_episodes_come_once(finished: Path) -> None:
+def test_update_when_nothing_is_new_then_204_and_every_stored_episode_comes_once(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentrl.watch._READING_S", 0.0)  # one file of episodes an answer
+    stored = sum(len(path.read_text().splitlines()) for path in (finished / "trajectories").glob("*.jsonl"))
     with serving(finished) as server:
-        status, text = ask(server, "/update?seen=")
-        update = json.loads(text)
-        assert (status, set(update)) == (200, {"version", "parts", "episodes"})
-        assert update["episodes"]
-        seen = update["version"].replace("|", "%7C").replace(" ", "%20")
+        entries, seen, more = [], "", True
+        while more:
+            status, text = ask(server, f"/update?seen={seen}")
+            update = json.loads(text)
+            assert (status, set(update)) == (200, {"version", "parts", "entries", "more"})
+            assert update["entries"]
+            entries += update["entries"]
+            seen, more = update["version"], update["more"]
+        assert len(entries) == len({(e["piece"], e["place"]) for e in entries}) == stored
         assert ask(server, f"/update?seen={seen}") == (204, "")
-        grown = "0" + seen[seen.index("%7C") :]  # the same episodes, other records
-        assert json.loads(ask(server, f"/update?seen={grown}")[1])["episodes"] == []
+        grown = "0-" + seen.partition("-")[2]  # the same episodes, other records
+        update = json.loads(ask(server, f"/update?seen={grown}")[1])
+        assert (update["entries"], set(update["parts"])) == ([], {*PARTS, "longest"})
+
+
+def test_piece_when_asked_for_then_it_is_what_the_file_holds(finished: Path) -> None:
+    path = sorted((finished / "trajectories").glob("eval-*.jsonl"))[-1]
+    with serving(finished) as server:
+        status, script = ask(server, f"/episodes/0/{path.stem}.0.js")
+        assert status == 200
+        key, text = json.loads(f"[{script.strip().removeprefix('agentrl.piece(').removesuffix(');')}]")
+        piece = json.loads(gzip.decompress(base64.b64decode(text)))
+        assert key == f"0/{path.stem}.0"
+        assert [episode["first"] for episode in piece] == [
+            json.loads(line)["first_observation"] for line in path.read_text().splitlines()
+        ]
+        for name in (f"{path.stem}.9", f"{path.stem}.-1", f"{path.stem}.x", "../config.0", "none.0"):
+            assert ask(server, f"/episodes/0/{quote(name, safe='')}.js")[0] == 404
 
 
 @pytest.mark.parametrize(
@@ -110,6 +140,8 @@ def test_terminal_when_the_run_is_finished_then_it_draws_once_and_ends(finished:
     text = console.export_text()
     assert "12 of 12" in text
     assert "DGG, tau -1.5" in text
+    last = load_runs([finished])[0].evals[-1]
+    assert re.search(rf"held-out mean reward +{last['eval/reward']:.3g}", text)
 
 
 def test_bad_input_when_given_then_one_line_and_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from agentrl import train
+from agentrl import evaluate, train
 from agentrl.config.describe import content_hash
 from agentrl.runs.folder import read_metrics
 
@@ -38,6 +38,12 @@ def toy_run(folder: Path, **changes: object) -> Path:
         assert train.main(["--run-dir", str(made), *words]) == 0
     assert any(record["updates"] for record in read_metrics(made) if record["kind"] == "train"), "nothing was learned"
     shutil.copytree(made, folder)
+    return folder
+
+
+def toy_evaluation(run: Path, folder: Path) -> Path:
+    """What `agentrl evaluate` writes about a run: every held-out task twice."""
+    assert evaluate.main([str(run), "--samples", "2", "--eval.temperature", "1", "--out", str(folder)]) == 0
     return folder
 
 
