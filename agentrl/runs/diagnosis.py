@@ -1,7 +1,7 @@
 """Why a run learns nothing, by its third rollout batch: pure, from its records and its config, each with a remedy.
 
-What holds in three batches in a row is a finding; settings that fit another size of model are one at once. A run that
-learns has none. Tools that a chat template does not show are refused before the first batch (`rollout.chat`).
+What holds in three batches in a row is a finding; a learning rate that fits another size of model is one at once. Tools
+that a chat template does not show are refused before the first batch (`rollout.chat`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,9 @@ from agentrl.types import Metrics
 BATCHES = 3
 """A batch may be unlucky, and two; a cause that lies in settings or environment is there in each. By the third there is
 still most of a run to save."""
+EPISODES = 100
+"""Fewer are no evidence: what succeeds once in 30 times is missed by 100 episodes in 3 of 100 cases. With small batches
+more than three are looked at."""
 CUT_TURNS = 0.9
 """Share of turns without an end of their own. Models that reason are cut in a third of their turns while they learn to
 be brief; where nine of ten are cut the limit, not the model, ends them."""
@@ -21,11 +24,15 @@ UNASKED = 0.05
 one should be paid for and never played."""
 INVALID_ACTIONS = 0.99
 """Share of invalid actions that counts as every one: among thousands of random answers some are valid by chance."""
+SOLVED = 0.9
+"""Success from which equal groups are an end and no trouble, once there was something to learn."""
 MASKED_TOKENS = 0.99
 """Share of a first update's tokens that masks leave out. Policy and engine agree there: healthy runs are near 0."""
 SMALL_MODEL = 20_000_000
 """Parameters below which a model is one of those that are trained from scratch: the tiny one has 0.2 million, the
 smallest pretrained model in use 135."""
+LR_OF_SMALL = 1e-3
+"""What the shipped quickstarts take."""
 SLOW_FOR_SMALL = 2e-5
 """A fiftieth of the tiny model's 1e-3. Adam moves a weight by about the rate a step: from scratch, where weights are
 about 0.02, that takes a thousand steps at this one."""
@@ -61,7 +68,8 @@ def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int 
     Args:
         records: of metrics.jsonl so far, evaluations included.
         config: the experiment.
-        num_parameters: of the policy, adapters aside; None: judged by `model.path`.
+        num_parameters: of the policy, adapters aside; None: known for `model.path = "tiny"` alone, since a folder may
+            hold a large model or a trained tiny one.
     """
     told: dict[str, Finding] = {}
     for finding in _of_settings(config, num_parameters):
@@ -70,11 +78,9 @@ def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int 
     learned = False
     for end in range(1, len(batches) + 1):
         learned = learned or bool(batches[end - 1]["batch/mixed_groups"])
-        if end >= BATCHES:
-            seen = _Seen(batches[end - BATCHES : end], batches[end - BATCHES - 1] if end > BATCHES else {}, config)
-            for check in _CHECKS:
-                for finding in check(seen, learned):
-                    told.setdefault(finding.code, finding)
+        seen = _Seen.last(batches[:end], config, learned)
+        for finding in [] if seen is None else (found for check in _CHECKS for found in check(seen)):
+            told.setdefault(finding.code, finding)
     return list(told.values())
 
 
@@ -85,6 +91,18 @@ class _Seen:
     batches: Sequence[Metrics]
     before: Metrics
     config: Config
+    learned: bool
+    """Whether there ever was a group with a better and a worse member."""
+
+    @classmethod
+    def last(cls, batches: Sequence[Metrics], config: Config, learned: bool) -> "_Seen | None":
+        """As few of the last batches as are evidence; None where there are not enough."""
+        end = batches[-1]["cost/episodes"]
+        for begin in range(len(batches) - BATCHES, -1, -1):
+            before = batches[begin - 1] if begin else {}
+            if end - before.get("cost/episodes", 0) >= EPISODES:
+                return cls(batches[begin:], before, config, learned)
+        return None
 
     def least(self, key: str) -> float:
         """The smallest value of a number over the batches; 0 where one lacks it."""
@@ -106,12 +124,10 @@ class _Seen:
     @property
     def reward(self) -> float | None:
         """The reward that every episode got; None where there are several."""
-        ends = {
-            float(record.get(f"rollout/reward_{end}", record["rollout/reward"]))  # older records have the mean alone
-            for record in self.batches
-            for end in ("min", "max")
-        }
-        return ends.pop() if len(ends) == 1 else None
+        keys = ("rollout/reward_min", "rollout/reward_max")
+        known = [record[key if key in record else "rollout/reward"] for record in self.batches for key in keys]
+        ends = set(known)  # older records have the mean alone
+        return float(ends.pop()) if len(ends) == 1 else None
 
     @property
     def is_from_scratch(self) -> bool:
@@ -124,26 +140,26 @@ class _Seen:
 
 def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Finding]:
     """The learning rate, which fits one size of model."""
-    rate = config.learner.lr
-    small = config.model.path == "tiny" if num_parameters is None else num_parameters < SMALL_MODEL
+    rate, is_tiny = config.learner.lr, config.model.path == "tiny"
+    if num_parameters is None and not is_tiny:
+        return
     size = "the tiny model" if num_parameters is None else f"a model of {num_parameters / 1e6:,.1f} M parameters"
     adapters = config.model.lora_rank > 0
-    limit = FAST_WITH_ADAPTERS if adapters else FAST_FOR_LARGE
-    if small and not adapters and rate < SLOW_FOR_SMALL:
+    if is_tiny or (num_parameters or 0) < SMALL_MODEL:
+        if rate < SLOW_FOR_SMALL:
+            yield Finding(
+                "learning_rate", 0, f"learner.lr = {rate:g} is a rate for large models; {size} hardly moves at it.",
+                f"Set learner.lr to {LR_OF_SMALL:g}.",
+            )  # fmt: skip
+    elif rate >= (FAST_WITH_ADAPTERS if adapters else FAST_FOR_LARGE):
+        right = "1e-5 to 1e-4, which suits adapters" if adapters else "1e-6, at most 1e-5"
         yield Finding(
-            "learning_rate", 0, f"learner.lr = {rate:g} is a rate for pretrained models; {size} hardly moves at it.",
-            "Set learner.lr to about 1e-3.",
-        )  # fmt: skip
-    elif not small and rate >= limit:
-        size = "a pretrained model" if num_parameters is None else size
-        what, right = ("the adapters of " + size, "1e-5 to 1e-4") if adapters else (size, "1e-6, at most 1e-5")
-        yield Finding(
-            "learning_rate", 0, f"learner.lr = {rate:g} is a rate for models from scratch; {what} breaks at it.",
+            "learning_rate", 0, f"learner.lr = {rate:g} is a rate for models from scratch, not for {size}.",
             f"Set learner.lr to {right}.",
         )  # fmt: skip
 
 
-def _cut_turns(seen: _Seen, learned: bool) -> Iterator[Finding]:
+def _cut_turns(seen: _Seen) -> Iterator[Finding]:
     share, limit = seen.least("rollout/cut_turns"), seen.config.rollout.max_new_tokens
     if share < CUT_TURNS:
         return
@@ -159,7 +175,7 @@ def _cut_turns(seen: _Seen, learned: bool) -> Iterator[Finding]:
     )
 
 
-def _long_prompts(seen: _Seen, learned: bool) -> Iterator[Finding]:
+def _long_prompts(seen: _Seen) -> Iterator[Finding]:
     unasked = sum(record.get("rollout/never_asked", 0) for record in seen.batches)
     if unasked < UNASKED * seen.episodes or not unasked:
         return
@@ -173,7 +189,7 @@ def _long_prompts(seen: _Seen, learned: bool) -> Iterator[Finding]:
     )
 
 
-def _invalid_actions(seen: _Seen, learned: bool) -> Iterator[Finding]:
+def _invalid_actions(seen: _Seen) -> Iterator[Finding]:
     share = seen.least("rollout/invalid_actions")
     if share < INVALID_ACTIONS:
         return
@@ -190,49 +206,52 @@ def _invalid_actions(seen: _Seen, learned: bool) -> Iterator[Finding]:
     yield seen.find("invalid_actions", f"the environment called {share:.1%} of the actions invalid.", remedy)
 
 
-def _equal_groups(seen: _Seen, learned: bool) -> Iterator[Finding]:
-    """Groups in which nobody did better: nothing to learn from, for one of five reasons."""
-    if not seen.is_equal:
+def _equal_groups(seen: _Seen) -> Iterator[Finding]:
+    """Groups in which nobody did better: nothing to learn from."""
+    if not seen.is_equal or (seen.learned and seen.least("rollout/success") >= SOLVED):
         return
     reward, size = seen.reward, seen.config.train.group_size
     all_of_them = f"all {seen.episodes:,} episodes got reward"
     nothing = "so no answer was better than another and nothing is learned."
-    if reward is None:
+    if seen.learned:
+        each = f"the {size} episodes of each task" if reward is None else f"all {seen.episodes:,} episodes"
+        yield seen.find(
+            "broke_down", f"{each} got the same reward, {nothing} Before, they differed.",
+            "The policy has become certain of bad answers: go back to a checkpoint with a lower learner.lr or "
+            "learner.max_reuse.",
+        )  # fmt: skip
+    elif reward is None:
         yield seen.find(
             "equal_groups", f"the {size} episodes of each task got the same reward, {nothing}",
             "The reward seems to depend on the task alone. See that it judges the answer; else raise "
             "rollout.temperature or train.group_size.",
         )  # fmt: skip
     elif seen.least("rollout/success") == 1 and reward == 1:
-        if not learned:  # who has learned it all may stop
-            yield seen.find(
-                "all_one", f"{all_of_them} 1, {nothing}",
-                "The tasks are too easy for this model, or the reward is always given: take harder tasks "
-                "(env.split, env.options), or see what the reward judges.",
-            )  # fmt: skip
+        yield seen.find(
+            "all_one", f"{all_of_them} 1, {nothing}",
+            "The tasks are too easy for this model, or the reward is always given: take harder tasks (env.split, "
+            "env.options), or see what the reward judges.",
+        )  # fmt: skip
     elif any(record["rollout/success"] for record in seen.batches) or reward > 0:
         yield seen.find(
             "constant_reward", f"{all_of_them} {reward:g}, {nothing}",
             "The reward does not depend on the answer: see what the environment's step returns, or env.reward.",
         )  # fmt: skip
-    elif seen.is_from_scratch and not learned:
+    elif seen.is_from_scratch:
         yield seen.find(
             "cannot_start", f"{all_of_them} {reward:g}: a model from scratch does not hit upon a right answer.",
             "Give reward for parts of an answer, read answers leniently, offer info['expert_action'] and set "
             "warmstart.episodes = 500, or take a pretrained model.path.",
         )  # fmt: skip
     else:
-        remedy = (
-            "The policy broke down: go back to a checkpoint with a lower learner.lr or learner.max_reuse."
-            if learned
-            else f"Play a task yourself (python -m agentrl.play {seen.config.env.id}), read episodes in the report; "
-            "begin with easier tasks, more train.group_size or a longer warmstart, or give reward for parts of an "
-            "answer."
-        )
-        yield seen.find("all_zero", f"{all_of_them} {reward:g}, {nothing}", remedy)
+        yield seen.find(
+            "all_zero", f"{all_of_them} {reward:g}, {nothing}",
+            f"Play a task yourself (python -m agentrl.play {seen.config.env.id}), read episodes in the report; begin "
+            "with easier tasks, more train.group_size or a longer warmstart, or give reward for parts of an answer.",
+        )  # fmt: skip
 
 
-def _untrained_tokens(seen: _Seen, learned: bool) -> Iterator[Finding]:
+def _untrained_tokens(seen: _Seen) -> Iterator[Finding]:
     masked = seen.least("learner/masked")
     if not seen.spent("cost/generated_tokens"):
         yield seen.find(
@@ -254,6 +273,6 @@ def _untrained_tokens(seen: _Seen, learned: bool) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-_CHECKS: tuple[Callable[[_Seen, bool], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
     _long_prompts, _untrained_tokens, _equal_groups, _invalid_actions, _cut_turns,
 )  # fmt: skip
