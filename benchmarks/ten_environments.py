@@ -37,6 +37,7 @@ GOAL = 0.8
 MEASURE = {"eval.tasks": 256, "eval.temperature": 1.0, "tracking.trackers": "[]", "tracking.trajectories_every": 0}
 """How a run is measured: tasks for a standard error of 3 points at most, the policy as it is (temperature 1)."""
 OWN_SETTINGS: dict[str, dict[str, Any]] = {
+    "Count": {"rollout.max_new_tokens": 8},  # five numbers and an end
     "Price": {
         "env.format": "benchmarks.small_environments:ToldTools",
         "rollout.max_new_tokens": 40,  # a call has 30 tokens
@@ -70,13 +71,15 @@ class Result:
 
 def train(name: str, seed: int, folder: Path, words: Sequence[str]) -> Result:
     """Train one environment with one seed in a process of its own."""
-    settings = {**MEASURE, **OWN_SETTINGS.get(name, {}), "train.seed": seed, "warmstart.seed": seed}
+    settings = {**MEASURE, "train.seed": seed, "warmstart.seed": seed}
+    settings |= dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
+    settings |= OWN_SETTINGS.get(name, {})
     command = [sys.executable, "-m", "agentrl.train", "--run-dir", str(folder)]
     command += ["--env.id", f"benchmarks.small_environments:{name}"]
     command += [word for key, value in settings.items() for word in (f"--{key}", str(value))]
     started, before = time.perf_counter(), _children_cpu()
     places = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    subprocess.run([*command, *words], check=True, env={**os.environ, "PYTHONPATH": places}, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": places}, stdout=subprocess.DEVNULL)
     return read(name, seed, folder, wall_s=time.perf_counter() - started, cpu_s=_children_cpu() - before)
 
 
