@@ -15,6 +15,7 @@ Runs that are finished below --out are read, not run again.
 import argparse
 import json
 import os
+import platform
 import resource
 import statistics
 import subprocess
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,15 @@ def _children_cpu() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def _machine() -> str:
+    """Processor, cores and versions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    processor = f"{os.cpu_count()} cores of {(names or [platform.processor()])[0]}"
+    return f"{processor}, Python {platform.python_version()}, {versions}"
+
+
 def table(results: Sequence[Result]) -> str:
     """Markdown: a row an environment, over its seeds."""
     lines = [
@@ -155,7 +166,10 @@ def main() -> None:
                 file=sys.stderr, flush=True,
             )  # fmt: skip
     if options.results:
-        report = {"settings": options.words, "runs": [asdict(result) for result in results]}
+        report = {
+            "settings": options.words, "own_settings": OWN_SETTINGS, "measured_with": MEASURE, "machine": _machine(),
+            "runs": [asdict(result) for result in results],
+        }  # fmt: skip
         options.results.write_text(json.dumps(report, indent=1) + "\n")
     print(table(results))
 
