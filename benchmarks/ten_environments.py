@@ -7,7 +7,7 @@ together. What counts is the mean reward on held-out tasks, before and after.
     export OMP_NUM_THREADS=1 RESULTS=benchmarks/results/ten_environments
     python benchmarks/ten_environments.py --out runs/ten --seeds 3 --results $RESULTS.json > $RESULTS.md
     python benchmarks/ten_environments.py --out runs/trial --environments Guess Sum -- --learner.lr 2e-3
-    python benchmarks/ten_environments.py --table $RESULTS.json
+    python benchmarks/ten_environments.py --table $RESULTS.json > $RESULTS.md
 
 Runs that are finished below --out are read, not run again.
 """
@@ -135,6 +135,22 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
+def page(report: dict[str, Any]) -> str:
+    """Markdown of a whole report."""
+    words = " ".join(report["settings"]) or "the defaults"
+    own = "; ".join(
+        f"{name}: {' '.join(f'--{key} {value}' for key, value in settings.items())}"
+        for name, settings in report["own_settings"].items()
+    )
+    return (
+        "# Ten small environments\n\nMean reward on 256 held-out tasks at temperature 1, before and after training the "
+        "tiny model from scratch (Price: after a short warm start); environments and what is possible in them are in "
+        "`benchmarks/small_environments.py`, the runs in `benchmarks/ten_environments.py`.\n\n"
+        f"- settings: `{words}`\n- of single environments: `{own}`\n- machine: {report['machine']}\n\n"
+        f"{table([Result(**run) for run in report['runs']])}"
+    )
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -147,7 +163,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="behind --: overrides of every run, such as --learner.lr 2e-3")
     options = parser.parse_args()
     if options.table:
-        print(table([Result(**run) for run in json.loads(options.table.read_text())["runs"]]))
+        print(page(json.loads(options.table.read_text())))
         return
     if options.out is None:
         parser.error("--out or --table is needed")
@@ -165,13 +181,13 @@ def main() -> None:
                 f"{last.cpu_s:.0f} CPU-s, {last.wall_s:.0f} s, cut {last.cut_turns:.0%}",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
+    report = {
+        "settings": options.words, "own_settings": OWN_SETTINGS, "measured_with": MEASURE, "machine": _machine(),
+        "runs": [asdict(result) for result in results],
+    }  # fmt: skip
     if options.results:
-        report = {
-            "settings": options.words, "own_settings": OWN_SETTINGS, "measured_with": MEASURE, "machine": _machine(),
-            "runs": [asdict(result) for result in results],
-        }  # fmt: skip
         options.results.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(results))
+    print(page(report))
 
 
 if __name__ == "__main__":
