@@ -44,7 +44,7 @@ FAST_WITH_ADAPTERS = 1e-3
 
 
 @dataclass(frozen=True)
-class Finding:
+class Cause:
     """One cause why a run does not learn, as it should be told."""
 
     code: str
@@ -60,7 +60,7 @@ class Finding:
         return f"{self.sentence} {self.remedy}"
 
 
-def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int | None = None) -> list[Finding]:
+def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int | None = None) -> list[Cause]:
     """What keeps a run from learning, each cause once, in the order in which it was found.
 
     Findings of a run's beginning stay the first of the list, so what is new after a batch stands behind those known.
@@ -71,7 +71,7 @@ def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int 
         num_parameters: of the policy, adapters aside; None: known for `model.path = "tiny"` alone, since a folder may
             hold a large model or a trained tiny one.
     """
-    told: dict[str, Finding] = {}
+    told: dict[str, Cause] = {}
     for finding in _of_settings(config, num_parameters):
         told.setdefault(finding.code, finding)
     batches = [record for record in records if record["kind"] == "train"]
@@ -133,12 +133,12 @@ class _Seen:
     def is_from_scratch(self) -> bool:
         return self.config.model.path == "tiny" and not self.config.warmstart.episodes
 
-    def find(self, code: str, sentence: str, remedy: str) -> Finding:
+    def find(self, code: str, sentence: str, remedy: str) -> Cause:
         step = self.batches[-1]["step"]
-        return Finding(code, step, f"batches {self.batches[0]['step']} to {step}: {sentence}", remedy)
+        return Cause(code, step, f"batches {self.batches[0]['step']} to {step}: {sentence}", remedy)
 
 
-def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Finding]:
+def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Cause]:
     """The learning rate, which fits one size of model."""
     rate, is_tiny = config.learner.lr, config.model.path == "tiny"
     if num_parameters is None and not is_tiny:
@@ -147,19 +147,19 @@ def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Finding
     adapters = config.model.lora_rank > 0
     if is_tiny or (num_parameters or 0) < SMALL_MODEL:
         if rate < SLOW_FOR_SMALL:
-            yield Finding(
+            yield Cause(
                 "learning_rate", 0, f"learner.lr = {rate:g} is a rate for large models; {size} hardly moves at it.",
                 f"Set learner.lr to {LR_OF_SMALL:g}.",
             )  # fmt: skip
     elif rate >= (FAST_WITH_ADAPTERS if adapters else FAST_FOR_LARGE):
         right = "1e-5 to 1e-4, which suits adapters" if adapters else "1e-6, at most 1e-5"
-        yield Finding(
+        yield Cause(
             "learning_rate", 0, f"learner.lr = {rate:g} is a rate for models from scratch, not for {size}.",
             f"Set learner.lr to {right}.",
         )  # fmt: skip
 
 
-def _cut_turns(seen: _Seen) -> Iterator[Finding]:
+def _cut_turns(seen: _Seen) -> Iterator[Cause]:
     share, limit = seen.least("rollout/cut_turns"), seen.config.rollout.max_new_tokens
     if share < CUT_TURNS:
         return
@@ -175,7 +175,7 @@ def _cut_turns(seen: _Seen) -> Iterator[Finding]:
     )
 
 
-def _long_prompts(seen: _Seen) -> Iterator[Finding]:
+def _long_prompts(seen: _Seen) -> Iterator[Cause]:
     unasked = sum(record.get("rollout/never_asked", 0) for record in seen.batches)
     if unasked < UNASKED * seen.episodes or not unasked:
         return
@@ -189,7 +189,7 @@ def _long_prompts(seen: _Seen) -> Iterator[Finding]:
     )
 
 
-def _invalid_actions(seen: _Seen) -> Iterator[Finding]:
+def _invalid_actions(seen: _Seen) -> Iterator[Cause]:
     share = seen.least("rollout/invalid_actions")
     if share < INVALID_ACTIONS:
         return
@@ -206,7 +206,7 @@ def _invalid_actions(seen: _Seen) -> Iterator[Finding]:
     yield seen.find("invalid_actions", f"the environment called {share:.1%} of the actions invalid.", remedy)
 
 
-def _equal_groups(seen: _Seen) -> Iterator[Finding]:
+def _equal_groups(seen: _Seen) -> Iterator[Cause]:
     """Groups in which nobody did better: nothing to learn from."""
     if not seen.is_equal or (seen.learned and seen.least("rollout/success") >= SOLVED):
         return
@@ -251,7 +251,7 @@ def _equal_groups(seen: _Seen) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _untrained_tokens(seen: _Seen) -> Iterator[Finding]:
+def _untrained_tokens(seen: _Seen) -> Iterator[Cause]:
     masked = seen.least("learner/masked")
     if not seen.spent("cost/generated_tokens"):
         yield seen.find(
@@ -273,6 +273,6 @@ def _untrained_tokens(seen: _Seen) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-_CHECKS: tuple[Callable[[_Seen], Iterator[Finding]], ...] = (
+_CHECKS: tuple[Callable[[_Seen], Iterator[Cause]], ...] = (
     _long_prompts, _untrained_tokens, _equal_groups, _invalid_actions, _cut_turns,
 )  # fmt: skip

@@ -9,7 +9,7 @@ from agentrl import train
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
-from agentrl.runs.diagnosis import Finding, findings
+from agentrl.runs.diagnosis import Cause, findings
 from agentrl.runs.folder import read_run
 from agentrl.types import Metrics, Trajectory
 from tests.agentrl.toy_runs import toy_run
@@ -44,7 +44,7 @@ def same(reward: float, success: float, **changes: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def codes(found: list[Finding]) -> list[str]:
+def codes(found: list[Cause]) -> list[str]:
     return [finding.code for finding in found]
 
 
@@ -206,7 +206,7 @@ def by_length(trajectory: Trajectory) -> float:
     return float(len(trajectory.turns[0].action))
 
 
-def short_run(folder: Path, env: str = "tests.toy:ColourEnv", **changes: Any) -> list[Finding]:
+def short_run(folder: Path, env: str = "tests.toy:ColourEnv", **changes: Any) -> list[Cause]:
     """Findings of a real run of three batches of 6 x 6 episodes."""
     overrides = {
         "env.id": env, "env.eval_split": "test", "model.tiny.hidden_size": 32, "model.tiny.intermediate_size": 64,
