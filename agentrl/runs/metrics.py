@@ -55,6 +55,8 @@ def _rollout_metrics(batch: RolloutBatch, played: list[Trajectory]) -> Metrics:
     count, num_turns, known = max(1, len(played)), max(1, len(turns)), [*played, *batch.failures]
     return {
         "rollout/reward": sum(t.reward for t in played) / count,
+        "rollout/reward_min": min((t.reward for t in played), default=0.0),
+        "rollout/reward_max": max((t.reward for t in played), default=0.0),
         "rollout/success": sum(t.success for t in played) / count,
         "rollout/turns": len(turns) / count,
         "rollout/tokens": sum(t.num_tokens for t in played) / count,
