@@ -219,8 +219,7 @@ class _Worker:
         self.life = 0
         """How many processes there have been."""
         self._pipe: Connection | None = None
-        self._lock: asyncio.Lock | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker")
 
     async def call(self, number: int, method: str, argument: Any, *, life: int | None = None) -> Any:
         """Result of a method of environment `number`; restarts the process first if it is gone.
@@ -234,44 +233,47 @@ class _Worker:
         Raises:
             InfrastructureError: the method raised; WorkerLost: the process hung or died; NeighbourLost: it had before.
         """
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._loop, self._lock = loop, asyncio.Lock()
-        assert self._lock is not None
-        async with self._lock:
-            is_new = self._process is None or not self._process.is_alive()
-            if life is not None and (is_new or life != self.life):
-                raise NeighbourLost(f"the worker process of {self.spec.id} was lost between two steps")
-            if is_new:
-                self._start()
-            pipe = self._pipe
-            assert pipe is not None
-            try:
-                if is_new:
-                    await self._await_start(pipe)
-                pipe.send((number, method, argument))
-                try:
-                    ready = await loop.run_in_executor(None, pipe.poll, self.timeout_s)
-                except asyncio.CancelledError:  # the batch is abandoned: nobody waits for a step that may hang
-                    self._process.kill()
-                    raise
-                if not ready:
-                    self.kill()
-                    raise WorkerLost(
-                        f"the environment {self.spec.id} did not answer a {method} within {self.timeout_s:g} s "
-                        "(rollout.step_timeout_s); its worker process was stopped"
-                    )
-                kind, result = pipe.recv()
-            except (EOFError, BrokenPipeError, ConnectionResetError):
-                self._process.join(_END_S)
-                code = self._process.exitcode
-                self.kill()
-                raise WorkerLost(
-                    f"the worker process of {self.spec.id} died during a {method} (exit code {code})"
-                ) from None
+        # Calls wait for each other in a thread: a loop that decodes between two of them would bring one answer a tick,
+        # and the engine would decode row by row.
+        try:
+            kind, result = await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._exchange, number, method, argument, life
+            )
+        except asyncio.CancelledError:  # the batch is abandoned: nobody waits for a step that may hang
+            if self._process is not None:
+                self._process.kill()
+            raise
         if kind == "ok":
             return result
         raise KINDS[kind](result)
+
+    def _exchange(self, number: int, method: str, argument: Any, life: int | None) -> tuple[str, Any]:
+        is_new = self._process is None or not self._process.is_alive()
+        if life is not None and (is_new or life != self.life):
+            raise NeighbourLost(f"the worker process of {self.spec.id} was lost between two steps")
+        if is_new:
+            self._start()
+        pipe = self._pipe
+        assert pipe is not None
+        try:
+            if is_new:
+                self._await_start(pipe)
+            pipe.send((number, method, argument))
+            if not pipe.poll(self.timeout_s):
+                self.kill()
+                raise WorkerLost(
+                    f"the environment {self.spec.id} did not answer a {method} within {self.timeout_s:g} s "
+                    "(rollout.step_timeout_s); its worker process was stopped"
+                )
+            answer: tuple[str, Any] = pipe.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            self._process.join(_END_S)
+            code = self._process.exitcode
+            self.kill()
+            raise WorkerLost(
+                f"the worker process of {self.spec.id} died during a {method} (exit code {code})"
+            ) from None
+        return answer
 
     async def ask_offer(self) -> Capabilities:
         """What an environment offers; failures are said and it is asked again."""
@@ -287,8 +289,8 @@ class _Worker:
                 note(f"a first look at {self.spec.id} failed, trying again: {error}")
         raise AssertionError("the last attempt returns or raises")
 
-    async def _await_start(self, pipe: Connection) -> None:
-        if not await asyncio.get_running_loop().run_in_executor(None, pipe.poll, _START_S):
+    def _await_start(self, pipe: Connection) -> None:
+        if not pipe.poll(_START_S):
             self.kill()
             raise InfrastructureError(f"a worker process of {self.spec.id} did not start within {_START_S:g} s")
         pipe.recv()  # "ready"
