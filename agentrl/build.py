@@ -190,6 +190,7 @@ def open_run(
     else:
         run = RunWriter.create(folder, config, command=command, tokenizer=models.tokenizer)
         save_model(folder / "initial", models.replica, models.tokenizer, weights=initial)
+    run.num_parameters = sum(p.numel() for name, p in models.policy.named_parameters() if "lora_" not in name)
     run.last_failed_share = processes.from_first(run.last_failed_share)
     processes.wait()
     return run

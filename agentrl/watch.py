@@ -26,7 +26,7 @@ from agentrl.errors import UserError
 from agentrl.report import charts
 from agentrl.report.archive import Record, pack, title_of
 from agentrl.report.page import PARTS, assemble, piece_script, render
-from agentrl.report.sections import describe_policy
+from agentrl.report.sections import describe_policy, diagnosis
 from agentrl.report.view import RunView, load_runs, rate_factors, success_interval
 
 _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
@@ -171,6 +171,8 @@ def terminal_view(run: RunView) -> RenderableType:
         verdicts = "".join("x" if batch["learner/gate_closed"] else "." for batch in batches[-48:])
         table.add_row("training success", sparkline([batch["rollout/success"] for batch in batches]))
         table.add_row("training mean reward", f"{batches[0]['rollout/reward']:.3g} -> {last['rollout/reward']:.3g}")
+        for step, text in diagnosis(run):
+            table.add_row(f"diagnosis, batch {step}", text)
         table.add_row("gate closed", verdicts)
         factors = rate_factors(run)[1]
         if factors:

@@ -21,7 +21,7 @@ _FOLDER = Path(__file__).parent
 _SCRIPTS = ("charts.js", "episodes.js", "page.js")
 _INSIDE = 4_000_000
 """Letters of packed episodes up to which they are in the page itself."""
-PARTS = ("headline", "tiles", "curves", "gate", "categories")
+PARTS = ("headline", "diagnosis", "tiles", "curves", "gate", "categories")
 """Templates of the sections that change while a run goes on."""
 
 
@@ -111,7 +111,7 @@ _ENVIRONMENT.globals |= {"success_interval": success_interval} | {
     function.__name__: function
     for function in (
         sections.accuracy, sections.categories, sections.comparison_charts, sections.comparison_rows, sections.count,
-        sections.decisions, sections.describe_policy, sections.gate_timeline, sections.run_charts, sections.settings,
-        sections.tiles,
+        sections.decisions, sections.describe_policy, sections.diagnosis, sections.gate_timeline, sections.run_charts,
+        sections.settings, sections.tiles,
     )
 }  # fmt: skip

@@ -40,6 +40,11 @@ def tiles(run: RunView) -> list[Tile]:
     return [*_result_tiles(run), *_cost_tiles(run)]
 
 
+def diagnosis(run: RunView) -> list[tuple[int, str]]:
+    """(batch, what kept the run from learning and the remedy), as the run told it."""
+    return [(batch["step"], cause["text"]) for batch in run.batches for cause in batch.get("diagnosis", ())]
+
+
 def _result_tiles(run: RunView) -> Iterator[Tile]:
     if not run.evals:
         return

@@ -8,8 +8,10 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from agentrl.config.schema import Config
+from agentrl.console import note
 from agentrl.learner.protocol import Update
 from agentrl.rollout.rollout_batch import RolloutBatch
+from agentrl.runs.diagnosis import Cause, findings
 from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics
@@ -30,12 +32,18 @@ class RunWriter:
     everything else repeats bit by bit when a deterministic run is repeated or resumed.
     """
 
-    def __init__(self, folder: Path, config: Config, *, tokenizer: Any, writes: bool = True) -> None:
+    def __init__(
+        self, folder: Path, config: Config, *, tokenizer: Any, writes: bool = True, num_parameters: int | None = None
+    ) -> None:
         self.folder, self.config, self.tokenizer, self.writes = folder, config, tokenizer, writes
         self.costs: Metrics = {}
         """`cost/` sums of the last record."""
         self.last_failed_share = 0.0
         """Of the episodes of the last batch."""
+        self.num_parameters = num_parameters
+        """Of the policy, for the diagnosis."""
+        self._batches: list[Metrics] = []
+        self._num_told = 0
         self._trackers: list[GeneralTracker] = []
 
     @classmethod
@@ -71,14 +79,27 @@ class RunWriter:
         run = cls(folder, config, tokenizer=tokenizer)
         run.costs = next((record for record in reversed(kept) if record["kind"] == "train"), {})
         run.last_failed_share = run.costs.get("rollout/failed_share", 0.0)
+        run._batches = [record for record in kept if record["kind"] == "train"]
+        run._num_told = sum(len(record.get("diagnosis", ())) for record in run._batches)
         return run
 
     def log_batch(self, step: int, batch: RolloutBatch, update: Update, further: Metrics) -> Metrics:
-        """Log a rollout batch of all processes and what was learned from it; the record."""
-        record = step_metrics(step, batch, update, costs=self.costs, config=self.config)
+        """Log a rollout batch of all processes and what was learned from it, with a diagnosis of it; the record."""
+        record = {**step_metrics(step, batch, update, costs=self.costs, config=self.config), **further}
         if self.writes:
-            self.log({**record, **further}, groups=batch.groups)
+            self._batches.append(record)
+            if found := self._diagnose():
+                record["diagnosis"] = [{"code": cause.code, "text": str(cause)} for cause in found]
+            self.log(record, groups=batch.groups)
         return record
+
+    def _diagnose(self) -> list[Cause]:
+        """Tell what keeps the run from learning, each cause once."""
+        found = findings(self._batches, self.config, num_parameters=self.num_parameters)[self._num_told :]
+        self._num_told += len(found)
+        for cause in found:
+            note(str(cause))
+        return found
 
     def log_evaluation(self, step: int, metrics: Metrics, trajectories: Iterable[Trajectory]) -> None:
         """Log an evaluation after `step` rollout batches, with its episodes."""

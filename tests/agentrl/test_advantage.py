@@ -135,7 +135,7 @@ def test_advantages_of_two_groups_are_those_of_the_named_estimator(estimator: st
 def test_reinforce_pp_counts_the_groups_of_other_processes_in_its_deviation() -> None:
     mine, others = np.array([1.0, 0.0]), np.array([3.0, 1.0])
     whole = reinforce_pp([mine, others])
-    np.testing.assert_allclose(reinforce_pp([mine], elsewhere=[others])[0], whole[0])
+    np.testing.assert_allclose(reinforce_pp([mine], other_ranks=[others])[0], whole[0])
 
 
 def test_penalties_are_taken_from_the_rewards_before_groups_are_compared() -> None:

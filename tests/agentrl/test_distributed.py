@@ -134,7 +134,7 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
         settings(loss={"kind": "dppo", "sequence_mask": "max", "sequence_limit": 52.0}),
         False,
     ),
-    "kl rate": (settings(gate={"kind": "kl_rate", "kl_rate": {"target": 1e-3}}), False),
+    "kl rate": (settings(gate={"kind": "kl_rate", "target": 1e-3}), False),
     "kl": (settings(loss={"kl_coef": 0.1, "normalization": "sequence_mean"}), False),
     "kl in reward": (settings(loss={"kl_coef": 0.1, "kl_kind": "k1", "kl_in": "reward"}), False),
     "checkpointing": (settings(model={"gradient_checkpointing": True}), False),

@@ -14,7 +14,7 @@ import torch
 from agentrl.learner.advantage import dr_grpo, grpo
 from agentrl.learner.batch import Batch, BatchRow
 from agentrl.learner.learner import TorchLearner
-from agentrl.learner.losses import mismatch_weights
+from agentrl.learner.losses.token_loss import mismatch_weights
 from tests.agentrl.helpers import tiny_policy, toy_config
 
 pytestmark = [pytest.mark.reference, pytest.mark.filterwarnings("ignore")]
