@@ -73,7 +73,7 @@ def learn_batch(
     penalties = learner.kl_penalties(mine) if config.loss.kl_in == "reward" else None
     everywhere = processes.gather(penalized_rewards(mine, penalties))
     elsewhere = [rewards for rank, many in enumerate(everywhere) if rank != processes.rank for rewards in many]
-    worth = advantages(mine, config.advantage, penalties=penalties, elsewhere=elsewhere)
+    worth = advantages(mine, config.advantage, penalties=penalties, other_ranks=elsewhere)
     return learner.update(assemble(mine, worth, drop_equal=config.advantage.drop_equal)).steps
 
 
