@@ -7,12 +7,15 @@ from hypothesis import strategies as st
 
 from agentrl.command.guard import parse_command_line
 from agentrl.config.defaults import dependent_defaults
-from agentrl.config.describe import content_hash, describe_fields, diff_configs
-from agentrl.config.read import load_config, parse_overrides
+from agentrl.config.describe import content_hash, describe_fields, diff_configs, leaves
+from agentrl.config.read import load_config, parse_overrides, read_toml
 from agentrl.config.schema import Config
+from agentrl.config.shipped import shipped_configs
 from agentrl.errors import ConfigError, UserError
 from agentrl.learner.gates import GateConfig
 from agentrl.learner.losses import LossConfig
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_load_config_without_a_file_gives_the_defaults() -> None:
@@ -120,6 +123,23 @@ def test_describe_fields_gives_every_field_a_meaning_and_stays_small() -> None:
             key for key, _, _ in fields if key.startswith(table) and key.split(".")[1] not in base.model_fields
         }
     assert len({key for key, _, _ in fields} - of_a_kind) <= 75
+
+
+def test_every_key_is_turned_by_a_shipped_config_a_study_or_the_example_script() -> None:
+    """`train.seed` by every study's seeds; what names things of one's own by `tests/examples/my_script.py`."""
+    turned = {"train.seed"}
+    for path in shipped_configs().values():
+        tree = read_toml(path)
+        turned |= {key for key, _ in leaves(tree)}
+        for arm in tree.get("arms", {}).values():
+            turned |= set(arm.get("set", {}))
+        for stage in tree.get("stages", {}).values():
+            turned |= set(stage.get("axes", {}))
+        turned |= set(tree.get("set", {}))
+    script = (ROOT / "tests" / "examples" / "my_script.py").read_text()
+    idle = {key for key, _, _ in describe_fields() if key not in turned and f'"{key}' not in script}
+    tables = {key.rpartition(".")[0] for key in turned}  # options, given as tables
+    assert idle - tables == set()
 
 
 def test_diff_configs_names_exactly_what_changed() -> None:

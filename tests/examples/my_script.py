@@ -42,6 +42,7 @@ def main(folder: str = "runs/mine") -> None:
             "gate.kind": "my_script:EveryOther",
             "gate.options": {"uses": 3},
             "loss.kind": "my_script:policy_gradient",
+            "loss.options": {"scale": 0.5},
             "train.steps": 3,
             "train.groups_per_step": 4,
             "train.group_size": 4,
