@@ -10,7 +10,6 @@ if __name__ == "__main__":
     answer_help("convert_smollm2")  # before the imports below, which take seconds
 
 import importlib.util
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import SMOLLM2_INSTALL, convert_smollm2_parser
 from agentrl.errors import UserError
 from agentrl.runs.checkpoint import save_model
+from agentrl.runs.outputs import whole_folder
 
 
 def find_weights() -> Path:
@@ -65,10 +65,8 @@ def main(argv: list[str] | None = None) -> int:
     file = find_weights()
     transformers_logging.disable_progress_bar()
     module, tokenizer = load_quantised(file)
-    draft = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(draft, ignore_errors=True)
-    save_model(draft, module, tokenizer)
-    draft.rename(folder)
+    with whole_folder(folder) as draft:
+        save_model(draft, module, tokenizer)
     print(folder)
     return 0
 

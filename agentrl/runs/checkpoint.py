@@ -30,6 +30,7 @@ from agentrl.learner.protocol import Learner
 from agentrl.model.processes import Processes
 from agentrl.rollout.tasks import TaskSampler
 from agentrl.runs.interruption import Interrupted
+from agentrl.runs.outputs import whole_folder
 
 _MANIFEST = "trainer/manifest.json"
 _NAME = re.compile(r"step-([0-9]{6,})")
@@ -94,17 +95,9 @@ def save_checkpoint(run: Path, state: TrainerState, *, shape: Any, tokenizer: An
         keep: checkpoints to keep.
     """
     folder = checkpoint_folder(run, state.step)
-    draft = folder.with_name(f".{folder.name}.writing")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with whole_folder(folder) as draft:
         _write(draft, state, shape, tokenizer)
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.rename(folder)
-        _flush_folder(folder.parent)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
+    _flush_folder(folder.parent)
     for old in checkpoints(run)[:-keep]:
         shutil.rmtree(old)
     return folder

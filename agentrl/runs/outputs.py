@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from agentrl.common.paths import user_path
 from agentrl.errors import UserError
@@ -49,11 +51,36 @@ def output_file(path: Path | None, option: str) -> Iterator[Callable[[str], None
             draft.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_file(path: Path, *, errors: str = "strict") -> Iterator[TextIO]:
+    """A text file that stands in `path`'s place once it is whole; several machines may write one at a time."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.writing")
+    try:
+        with draft.open("w", encoding="utf-8", errors=errors) as file:
+            yield file
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder that becomes `folder`, in place of an older one, once everything is in it."""
+    draft = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        yield draft
+        if folder.exists():
+            shutil.rmtree(folder)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """A JSON file, whole or not at all."""
-    draft = path.with_suffix(".writing")
-    draft.write_text(json.dumps(value, indent=1), encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as file:
+        file.write(json.dumps(value, indent=1))
 
 
 def claim_folder(name: str, *, parent: Path = Path("runs")) -> Path:

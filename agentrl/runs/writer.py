@@ -15,7 +15,7 @@ from agentrl.runs.diagnosis import Cause, findings
 from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics
-from agentrl.runs.outputs import not_empty, require_empty, write_json
+from agentrl.runs.outputs import not_empty, require_empty, whole_file, write_json
 from agentrl.runs.software import describe_software
 from agentrl.types import Group, Metrics, Trajectory
 
@@ -69,9 +69,8 @@ class RunWriter:
         """An existing run folder, with everything logged after `step` rollout batches forgotten."""
         metrics = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step and not record.get("final")]
-        draft = metrics.with_suffix(".writing")
-        draft.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        draft.replace(metrics)
+        with whole_file(metrics) as file:
+            file.writelines(json.dumps(record) + "\n" for record in kept)
         for path in (folder / "trajectories").glob("step-*.jsonl"):
             number = path.stem.removeprefix("step-")  # anything else is a copy of the user's
             if number.isdecimal() and int(number) > step:
@@ -145,12 +144,10 @@ class RunWriter:
         """Write `trajectories/NAME.jsonl`: one episode a line, readable without this package."""
         path = self.folder / "trajectories" / f"{name}.jsonl"
         path.parent.mkdir(exist_ok=True)
-        draft = path.with_suffix(".writing")
-        with draft.open("w", encoding="utf-8", errors="replace") as file:
+        with whole_file(path, errors="replace") as file:
             for trajectory in trajectories:
                 record = describe_trajectory(trajectory, decode=self.tokenizer.decode)
                 file.write(json.dumps(record, ensure_ascii=False, default=as_json) + "\n")
-        draft.replace(path)
 
     def close(self) -> None:
         """Flush the trackers."""

@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import platform
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 
 from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
 from agentrl.runs.folder import read_metrics, read_versions
+from agentrl.runs.outputs import whole_file
 from agentrl.study.plan import Cell, Study
 from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 
@@ -116,9 +116,8 @@ class Results:
         path.parent.mkdir(parents=True, exist_ok=True)
         head = {"command": command, "machine": describe_machine(), "columns": COLUMNS, "study": self.study}
         body = ",\n  ".join(json.dumps(run) for run in self.runs)
-        draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.writing")  # other machines may write theirs meanwhile
-        draft.write_text(json.dumps(head, indent=1)[:-2] + f',\n "runs": [\n  {body}\n ]\n}}\n')
-        draft.replace(path)
+        with whole_file(path) as file:
+            file.write(json.dumps(head, indent=1)[:-2] + f',\n "runs": [\n  {body}\n ]\n}}\n')
 
     def lookup(self, kind: str, arm: str, stage: str, axis: str) -> Any:
         """A value that a later stage takes from an earlier one (`StudyConfig`); None where no run is there."""
