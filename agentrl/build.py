@@ -11,7 +11,7 @@ import torch
 from agentrl.config.describe import diff_configs
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config
-from agentrl.console import say
+from agentrl.console import note, say
 from agentrl.environment.pool import EnvPool
 from agentrl.environment.spec import environment_spec
 from agentrl.errors import CheckpointError, UserError
@@ -172,6 +172,8 @@ def restore(checkpoint: Path, config: Config, *, learner: Learner, sampler: Task
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
     sampler.load_state_dict(state.sampler)
+    if state.step >= config.train.steps:
+        note(f"all {config.train.steps} batches are done; only the last evaluation is repeated. More: --train.steps N")
     return state.step
 
 

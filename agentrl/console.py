@@ -60,7 +60,7 @@ class Display:
         """A bar for as long as its work goes on."""
         number = self._bars.add_task(name, total=total, completed=done)
         try:
-            yield Bar(self, self._bars, number, name)
+            yield Bar(self, self._bars, number, name, left=total - done)
         finally:
             self._bars.remove_task(number)
 
@@ -75,12 +75,16 @@ class Display:
 class Bar:
     """One bar of a display."""
 
-    def __init__(self, display: Display, bars: Progress, number: TaskID, name: str) -> None:
+    def __init__(self, display: Display, bars: Progress, number: TaskID, name: str, *, left: int) -> None:
         self._display, self._bars, self._number, self._name = display, bars, number, name
+        self._left, self._advanced, self._started = left, 0, time.monotonic()
 
     def advance(self, outcome: str = "", *, line: str = "", force: bool = False) -> None:
         """One step more, with what came of it; `line` is printed where there are no bars."""
         description = f"{self._name}, {outcome}" if outcome else self._name
         self._bars.update(self._number, advance=1, description=description)
+        self._left, self._advanced = self._left - 1, self._advanced + 1
         if line:
-            self._display.line(line, force=force)
+            seconds = self._left * (time.monotonic() - self._started) / self._advanced
+            left = f"{seconds / 60:,.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+            self._display.line(f"{line}, {left} left", force=force)

@@ -45,6 +45,7 @@ from agentrl.rollout.tasks import TaskSampler
 from agentrl.runs.checkpoint import Checkpoints, newest_checkpoint
 from agentrl.runs.folder import RunRecord, read_run, read_run_config
 from agentrl.runs.interruption import Interrupted, Interruption
+from agentrl.runs.metrics import outcome
 from agentrl.runs.outputs import run_folder
 from agentrl.runs.writer import RunWriter, due
 
@@ -77,8 +78,7 @@ def train(
                 held_out.evaluate(step)
             if step == steps or due(config.checkpoint.every, step):
                 checkpoints.save(learner, sampler)
-            outcome = f"success {record['rollout/success']:.0%}, failed {record['rollout/failed_share']:.1%}"
-            bar.advance(outcome, line=f"batch {step}/{steps}: {outcome}", force=record["rollout/failed_share"] > 0)
+            bar.advance(seen := outcome(record), line=f"batch {step}/{steps}: {seen}", force=played.failures != [])
     held_out.evaluate(steps)
 
 

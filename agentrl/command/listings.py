@@ -19,7 +19,11 @@ def answer_listing(options: argparse.Namespace) -> bool:
 
 
 def print_config_help() -> None:
-    """All config keys with default and meaning."""
+    """All config keys with default and meaning: a table on a terminal, else one line a key."""
+    if not console.is_terminal:
+        for key, default, meaning in describe_fields():
+            print(f"{key} = {default}  # {meaning}")
+        return
     table = Table(title="config keys", title_justify="left")
     for column in ("key", "default", "meaning"):
         table.add_column(column, overflow="fold")

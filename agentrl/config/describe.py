@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -48,7 +48,7 @@ def _describe_section(prefix: str, info: FieldInfo) -> Iterator[tuple[str, str, 
 
 def _describe_kinds(prefix: str, of_kinds: dict[str, type[Section]], default: str) -> Iterator[tuple[str, str, str]]:
     """What all kinds share comes first; a key of some kinds names them, with a line for every other meaning."""
-    names = [kind if kind != "own" else "module:..." for kind in of_kinds]
+    names = [kind if kind != "own" else "module:name" for kind in of_kinds]
     one = next(iter(of_kinds.values()))
     shared = next(cls for cls in reversed(one.__mro__) if issubclass(cls, Section) and "kind" in cls.model_fields)
     for name, field in shared.model_fields.items():
@@ -69,7 +69,15 @@ def _default_text(field: FieldInfo) -> str:
 
 
 def _meaning(field: FieldInfo) -> str:
-    return " ".join((field.description or "").split())
+    meaning, allowed = " ".join((field.description or "").split()), _allowed(field.annotation)
+    return f"{meaning} One of {', '.join(allowed)}." if len(allowed) > 1 else meaning
+
+
+def _allowed(annotation: Any) -> list[str]:
+    """The words of a Literal, wherever it stands in a type."""
+    if get_origin(annotation) is Literal:
+        return [str(word) for word in get_args(annotation)]
+    return [word for part in get_args(annotation) for word in _allowed(part)]
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

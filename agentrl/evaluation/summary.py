@@ -28,6 +28,9 @@ def summarize(run: Path, config: Config, seconds: float) -> None:
     closed = sum(record["learner/gate_closed"] for record in steps)
     last = steps[-1] if steps else {"cost/episodes": 0, "cost/optimizer_steps": 0, "cost/discarded_steps": 0}
     table.add_row("training success", sparkline([record["rollout/success"] for record in steps]))
+    if steps:
+        table.add_row("training reward", f"mean {steps[0]['rollout/reward']:.3g} -> {steps[-1]['rollout/reward']:.3g}")
+    table.add_row("held-out reward", f"mean {before['eval/reward']:.3g} -> {after['eval/reward']:.3g}")
     table.add_row("rollouts", f"{last['cost/episodes']:,} episodes in {len(steps)} batches")
     table.add_row("optimizer steps", f"{last['cost/optimizer_steps']:,} ({last['cost/discarded_steps']:,} discarded)")
     table.add_row("gate", f"{config.gate.kind}: closed in {closed} of {len(steps)} batches")

@@ -81,6 +81,17 @@ def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:
     }
 
 
+def outcome(record: Metrics) -> str:
+    """What a person wants to see of a rollout batch, in one line."""
+    seconds = record["time/rollout_s"] + record["time/update_s"]
+    tokens = record.get("engine/generated_tokens", 0.0) / seconds if seconds else 0.0
+    return (
+        f"success {record['rollout/success']:.0%}, reward {record['rollout/reward']:.3g}, "
+        f"used {record['learner/steps']}x, discarded {record['learner/discarded']}, {tokens:,.0f} tokens/s, "
+        f"failed {record['rollout/failed_share']:.1%}"
+    )
+
+
 def verdict_metrics(prefix: str, trajectories: Sequence[Trajectory]) -> Metrics:
     """Checks that ran out of time, where the environment says what decided (`info["verdict"]`)."""
     if not any(trajectory.verdict for trajectory in trajectories):
