@@ -96,12 +96,12 @@ def assemble(
         if drop_equal and not has_contrast:
             continue
         for trajectory, per_turn in zip(group.trajectories, per_trajectory, strict=True):
-            worth = [np.zeros(len(row.ids), np.float32) for row in trajectory.rows]
+            advantages_of = [np.zeros(len(row.ids), np.float32) for row in trajectory.rows]
             for turn, value in zip(trajectory.turns, per_turn, strict=True):
-                worth[turn.row][turn.start : turn.end] = value
+                advantages_of[turn.row][turn.start : turn.end] = value
             rows += [
                 BatchRow(row.ids, row.trained, value, row.logprobs)
-                for row, value in zip(trajectory.rows, worth, strict=True)
+                for row, value in zip(trajectory.rows, advantages_of, strict=True)
                 if row.num_trained_tokens
             ]
     return Batch(rows, sum(int(row.trained.sum()) for row in rows), len(groups), sum(mixed))

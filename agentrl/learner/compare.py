@@ -21,5 +21,5 @@ def compare(groups: list[Group], config: Config, *, learner: Learner, processes:
     penalties = learner.kl_penalties(groups) if in_reward else None
     everywhere = processes.gather(penalized_rewards(groups, penalties))
     others = [r for rank, rewards in enumerate(everywhere) if rank != processes.rank for r in rewards]
-    worth = advantages(groups, config.advantage, penalties=penalties, other_ranks=others)
-    return assemble(groups, worth, drop_equal=config.advantage.drop_equal)
+    values = advantages(groups, config.advantage, penalties=penalties, other_ranks=others)
+    return assemble(groups, values, drop_equal=config.advantage.drop_equal)

@@ -1,6 +1,9 @@
 """Worker processes with hard limits on CPU time, wall time and memory, for calls that model text may stall.
 
-The processes themselves are `agentrl.envs.math.supervisor`; this is the side of the user's process.
+The processes themselves are `agentrl.envs.math.supervisor`; this is the side of the user's process. Pools of
+libraries (concurrent.futures, loky, pebble, billiard) limit wall time alone, which on a loaded machine judges right
+answers wrong, and start a process anew after each kill; ours limit CPU time and memory by the kernel and fork spare
+workers beforehand.
 """
 
 import atexit
