@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from agentrl.command.parsers import PARSERS, answer_help
 from agentrl.common.installation import DISTRIBUTION
 from agentrl.common.plugins import make_importable
+from agentrl.common.streams import tell
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("agentrl.train", "train a policy; --list shows the shipped configs"),
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     """`agentrl COMMAND ...`; the exit code."""
     words = sys.argv[1:] if argv is None else argv
     if not words or words[0] in ("-h", "--help"):
-        print(usage())
+        tell(usage())
         return 0 if words else 2
     if words[0] in ("-V", "--version"):
         print(installed_version())

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 
 from agentrl.common.paths import user_path
+from agentrl.common.streams import tell
 from agentrl.config.shipped import list_configs
 
 Parser = argparse.ArgumentParser
@@ -27,9 +28,10 @@ def answer_help(name: str, words: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else words
     if "-h" in words or "--help" in words:
-        PARSERS[name]().parse_args(["--help"])
+        tell(PARSERS[name]().format_help())
+        sys.exit(0)
     if "--list" in words and name in ("train", "study"):
-        print(list_configs(studies=name == "study"))
+        tell(list_configs(studies=name == "study"))
         sys.exit(0)
 
 

@@ -43,6 +43,14 @@ class Lasting:
             return None
 
 
+def tell(text: str) -> None:
+    """Print to a reader who may read no further (`| head`)."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def print_anything() -> None:
     """What a console's encoding lacks becomes a question mark instead of an error."""
     for stream in (sys.stdout, sys.stderr):
