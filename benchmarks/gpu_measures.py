@@ -126,6 +126,7 @@ def make_config(dtype: str, length: int, budget: int) -> Config:
             "rollout": {"temperature": TEMPERATURE, "max_context_tokens": length},
             "gate": {"kind": "none"},
             "learner": {"max_reuse": 1, "lr": LR, "microbatch_tokens": budget},
+            "tracking": {"divergence_every": 0},
         }
     )
 

@@ -94,6 +94,7 @@ def run_agentrl(folder: Path, batches: int, warmup: int, microbatch_tokens: int)
             "loss": {"clip_high": 0.28},
             "learner": {"max_reuse": 2, "lr": 1e-5, "microbatch_tokens": microbatch_tokens},
             "rollout": {"max_context_tokens": LONGEST},
+            "tracking": {"divergence_every": 0},
         }
     )
     learner = TorchLearner(AutoModelForCausalLM.from_pretrained(folder).eval(), config, pad_id=0)

@@ -73,7 +73,7 @@ class Result:
 
 def train(name: str, seed: int, folder: Path, words: Sequence[str]) -> Result:
     """Train one environment with one seed in a process of its own."""
-    settings = {**MEASURE, "train.seed": seed, "warmstart.seed": seed}
+    settings = {**MEASURE, "train.seed": seed}
     settings |= dict(zip((word.removeprefix("--") for word in words[::2]), words[1::2], strict=True))
     settings |= OWN_SETTINGS.get(name, {})
     command = [sys.executable, "-m", "agentrl.train", "--run-dir", str(folder)]

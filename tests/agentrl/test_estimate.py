@@ -192,7 +192,7 @@ def status(name):  # bytes; VmHWM is this process's own peak, where ru_maxrss st
     return int(line.split()[1]) * 1024
 
 def update(shape, tree, length, rows):
-    config = build_config(tree)
+    config = build_config({**tree, "tracking": {"divergence_every": 0}})  # whose copies lie on the host
     module = transformers.AutoModelForCausalLM.from_config(shape, attn_implementation="sdpa").eval()
     module.compute_dtype = torch.bfloat16 if config.model.dtype == "mixed" else torch.float32
     if config.model.gradient_checkpointing:
