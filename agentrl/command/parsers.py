@@ -28,7 +28,8 @@ def answer_help(name: str, words: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if words is None else words
     if "-h" in words or "--help" in words:
-        tell(PARSERS[name]().format_help())
+        PARSERS[name]().print_help()
+        tell("")
         sys.exit(0)
     if "--list" in words and name in ("train", "study"):
         tell(list_configs(studies=name == "study"))

@@ -46,7 +46,7 @@ class Lasting:
 def tell(text: str) -> None:
     """Print to a reader who may read no further (`| head`)."""
     try:
-        print(text, flush=True)
+        print(text, end="\n" if text else "", flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
