@@ -59,7 +59,7 @@ def test_page_when_the_run_grows_then_it_follows_and_shows_new_episodes(finished
     with serving(folder) as server, open_browser() as browser:
         browser.open(server.url)
         browser.wait_until("return document.body.dataset.state === 'following'")
-        assert "running" in browser.find("h1").text()
+        assert "running" in browser.run("return document.querySelector('h1').innerText")
         assert "2 of 12 rollout batches" in browser.text()
         with (folder / "metrics.jsonl").open("a") as file:
             file.write("".join(rest))
@@ -67,7 +67,7 @@ def test_page_when_the_run_grows_then_it_follows_and_shows_new_episodes(finished
         newest = sorted((finished / "trajectories").glob("eval-*.jsonl"))[-1]
         (folder / "trajectories" / newest.name).write_bytes(newest.read_bytes())
         browser.wait_until("return document.body.innerText.includes('12 of 12 rollout batches')")
-        assert "running" not in browser.find("h1").text()
+        assert "running" not in browser.run("return document.querySelector('h1').innerText")
         browser.wait_until("return document.querySelectorAll('.list button').length > 10")
         browser.wait_until("return document.querySelectorAll('.says.model').length > 0")  # its piece has come too
         assert HOSTILE.strip()[:8] in browser.text()  # shown as text, in the table of the longest episodes
