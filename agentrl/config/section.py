@@ -27,11 +27,15 @@ def union_of_kinds(base: type[Section], *, default: str) -> Any:
     """
 
     def tag(value: Any) -> str:
-        kind = str(value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default))
-        return "own" if OWN_NAME.fullmatch(kind) else kind
+        return tag_of(value.get("kind", default) if isinstance(value, dict) else getattr(value, "kind", default))
 
     members = tuple(Annotated[cls, Tag(kind)] for kind, cls in kinds(base).items())
     return Annotated[Union[members], Discriminator(tag)]  # noqa: UP007 (made of a tuple)
+
+
+def tag_of(kind: Any) -> str:
+    """What a kind is called among the classes: its name, or `own` for `module:Name`."""
+    return "own" if OWN_NAME.fullmatch(str(kind)) else str(kind)
 
 
 def kinds(base: type[Section]) -> dict[str, type[Section]]:

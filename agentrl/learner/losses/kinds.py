@@ -114,11 +114,6 @@ class M2poConfig(LossConfig):
     m2_threshold: float = Field(0.04, gt=0)
     """Largest mean squared log-ratio of the tokens kept."""
 
-    @property
-    def selects(self) -> bool:
-        """Over the whole batch."""
-        return True
-
     def select(self, log_ratio: Tensor, advantages: Tensor) -> Tensor | None:
         """`m2po_mask`."""
         return m2po_mask(log_ratio, advantages, threshold=self.m2_threshold)
@@ -138,11 +133,6 @@ class DppoConfig(LossConfig):
     """How far a token's probability may fall before it is left out."""
     clip_high: float = Field(0.2, gt=0)
     """How far a token's probability may rise before it is left out."""
-
-    @property
-    def masks(self) -> bool:
-        """Always."""
-        return True
 
     def mask(self, logprobs: Tensor, behaviour: Tensor, advantages: Tensor) -> Tensor | None:
         """`dppo_mask`."""

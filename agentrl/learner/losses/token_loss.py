@@ -82,13 +82,13 @@ class LossConfig(Section):
 
     @property
     def selects(self) -> bool:
-        """Whether `select` chooses."""
-        return False
+        """Whether this kind has a `select` of its own."""
+        return type(self).select is not LossConfig.select
 
     @property
     def masks(self) -> bool:
         """Whether tokens may be left out."""
-        return self.selects or self.sequence_mask != "off"
+        return self.selects or type(self).mask is not LossConfig.mask or self.sequence_mask != "off"
 
     @property
     def clip_range(self) -> tuple[float, float]:
