@@ -184,15 +184,15 @@ def open_run(
 
     Only the first process writes; all must ask together.
     """
+    size = sum(p.numel() for name, p in models.policy.named_parameters() if "lora_" not in name)
     initial = gather_weights(models.policy, keep=processes.is_first and step is None)
     if not processes.is_first:
         run = RunWriter(folder, config, tokenizer=models.tokenizer, writes=False)
     elif step is not None:
-        run = RunWriter.reopen(folder, config, step=step, tokenizer=models.tokenizer)
+        run = RunWriter.reopen(folder, config, step=step, tokenizer=models.tokenizer, num_parameters=size)
     else:
-        run = RunWriter.create(folder, config, command=command, tokenizer=models.tokenizer)
+        run = RunWriter.create(folder, config, command=command, tokenizer=models.tokenizer, num_parameters=size)
         save_model(folder / "initial", models.replica, models.tokenizer, weights=initial)
-    run.num_parameters = sum(p.numel() for name, p in models.policy.named_parameters() if "lora_" not in name)
     run.last_failed_share = processes.from_first(run.last_failed_share)
     processes.wait()
     return run

@@ -1,7 +1,7 @@
 """Are the log-probs computed here transformers' own? Asked once, at the start, of every pretrained model.
 
 Rows of random ids, longer than every window the architecture has as far as rows of the run can be, go through the code
-that trains (and, in `rollout.masks`, the code that decodes) and through the module itself.
+that trains (and, in `rollout.engines.attention`, the code that decodes) and through the module itself.
 """
 
 import re

@@ -71,17 +71,39 @@ def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int 
         num_parameters: of the policy, adapters aside; None: known for `model.path = "tiny"` alone, since a folder may
             hold a large model or a trained tiny one.
     """
-    told: dict[str, Cause] = {}
-    for finding in _of_settings(config, num_parameters):
-        told.setdefault(finding.code, finding)
-    batches = [record for record in records if record["kind"] == "train"]
-    learned = False
-    for end in range(1, len(batches) + 1):
-        learned = learned or bool(batches[end - 1]["batch/mixed_groups"])
-        seen = _Seen.last(batches[:end], config, learned)
-        for finding in [] if seen is None else (found for check in _CHECKS for found in check(seen)):
-            told.setdefault(finding.code, finding)
-    return list(told.values())
+    diagnosis = Diagnosis(config, num_parameters=num_parameters)
+    for record in records:
+        if record["kind"] == "train":
+            diagnosis.take(record)
+    return diagnosis.causes
+
+
+class Diagnosis:
+    """`findings`, batch by batch: each record is looked at once, and no more are kept than are evidence.
+
+    Args:
+        config: the experiment.
+        num_parameters: see `findings`.
+    """
+
+    def __init__(self, config: Config, *, num_parameters: int | None = None) -> None:
+        self.config = config
+        self.causes = list(_of_settings(config, num_parameters))
+        """What was found so far, each cause once."""
+        self._batches: list[Metrics] = []
+        self._learned = False
+
+    def take(self, record: Metrics) -> None:
+        """Look at the record of the next rollout batch."""
+        self._batches.append(record)
+        self._learned = self._learned or bool(record["batch/mixed_groups"])
+        seen = _Seen.last(self._batches, self.config, self._learned)
+        if seen is None:
+            return
+        for cause in (found for check in _CHECKS for found in check(seen)):
+            if all(cause.code != known.code for known in self.causes):
+                self.causes.append(cause)
+        self._batches = self._batches[-len(seen.batches) - 1 :]  # with the one before them
 
 
 @dataclass(frozen=True)

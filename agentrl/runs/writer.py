@@ -11,7 +11,7 @@ from agentrl.config.schema import Config
 from agentrl.console import note
 from agentrl.learner.protocol import Update
 from agentrl.rollout.rollout_batch import RolloutBatch
-from agentrl.runs.diagnosis import Cause, findings
+from agentrl.runs.diagnosis import Cause, Diagnosis
 from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics
@@ -40,14 +40,15 @@ class RunWriter:
         """`cost/` sums of the last record."""
         self.last_failed_share = 0.0
         """Of the episodes of the last batch."""
-        self.num_parameters = num_parameters
-        """Of the policy, for the diagnosis."""
-        self._batches: list[Metrics] = []
-        self._num_told = 0
+        self._diagnosis = Diagnosis(config, num_parameters=num_parameters)
+        self._told: set[str] = set()
+        """Codes of the causes on record."""
         self._trackers: list[GeneralTracker] = []
 
     @classmethod
-    def create(cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str]) -> "RunWriter":
+    def create(
+        cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str], num_parameters: int | None = None
+    ) -> "RunWriter":
         """A new run folder.
 
         Raises:
@@ -59,13 +60,15 @@ class RunWriter:
             (folder / "metrics.jsonl").touch(exist_ok=False)
         except FileExistsError:  # in this very moment
             raise not_empty(folder) from None
-        run = cls(folder, config, tokenizer=tokenizer)
+        run = cls(folder, config, tokenizer=tokenizer, num_parameters=num_parameters)
         write_json(folder / "config.json", config.model_dump())
         write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
         return run
 
     @classmethod
-    def reopen(cls, folder: Path, config: Config, *, tokenizer: Any, step: int) -> "RunWriter":
+    def reopen(
+        cls, folder: Path, config: Config, *, tokenizer: Any, step: int, num_parameters: int | None = None
+    ) -> "RunWriter":
         """An existing run folder, with everything logged after `step` rollout batches forgotten."""
         metrics = folder / "metrics.jsonl"
         kept = [record for record in read_metrics(folder) if record["step"] <= step and not record.get("final")]
@@ -75,27 +78,29 @@ class RunWriter:
             number = path.stem.removeprefix("step-")  # anything else is a copy of the user's
             if number.isdecimal() and int(number) > step:
                 path.unlink()
-        run = cls(folder, config, tokenizer=tokenizer)
+        run = cls(folder, config, tokenizer=tokenizer, num_parameters=num_parameters)
         run.costs = next((record for record in reversed(kept) if record["kind"] == "train"), {})
         run.last_failed_share = run.costs.get("rollout/failed_share", 0.0)
-        run._batches = [record for record in kept if record["kind"] == "train"]
-        run._num_told = sum(len(record.get("diagnosis", ())) for record in run._batches)
+        for record in kept:
+            if record["kind"] == "train":
+                run._diagnosis.take(record)
+                run._told |= {cause["code"] for cause in record.get("diagnosis", ())}
         return run
 
     def log_batch(self, step: int, batch: RolloutBatch, update: Update, further: Metrics) -> Metrics:
         """Log a rollout batch of all processes and what was learned from it, with a diagnosis of it; the record."""
         record = {**step_metrics(step, batch, update, costs=self.costs, config=self.config), **further}
         if self.writes:
-            self._batches.append(record)
-            if found := self._diagnose():
+            self._diagnosis.take(record)
+            if found := self._tell_causes():
                 record["diagnosis"] = [{"code": cause.code, "text": str(cause)} for cause in found]
             self.log(record, groups=batch.groups)
         return record
 
-    def _diagnose(self) -> list[Cause]:
+    def _tell_causes(self) -> list[Cause]:
         """Tell what keeps the run from learning, each cause once."""
-        found = findings(self._batches, self.config, num_parameters=self.num_parameters)[self._num_told :]
-        self._num_told += len(found)
+        found = [cause for cause in self._diagnosis.causes if cause.code not in self._told]
+        self._told |= {cause.code for cause in found}
         for cause in found:
             note(str(cause))
         return found
