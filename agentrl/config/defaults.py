@@ -33,9 +33,14 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
         yield DependentDefault("loss.tis_cap", 0.0, 'rollout.engine = "local" computes as the learner does')
     else:
         yield DependentDefault("loss.tis_cap", 2.0, "rollout.engine computes by other code than the learner")
-    built_in = str(_get(tree, "env", "id", "agentrl/")).startswith("agentrl/")
-    why = "env.id is built in: it neither hangs nor leaks" if built_in else "env.id is somebody's own"
-    yield DependentDefault("rollout.env_workers", 0 if built_in else 2, why)
+    workers = default_workers(str(_get(tree, "env", "id", "agentrl/")))
+    why = "env.id is somebody's own" if workers else "env.id is built in: it neither hangs nor leaks"
+    yield DependentDefault("rollout.env_workers", workers, why)
+
+
+def default_workers(env_id: str) -> int:
+    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
+    return 0 if env_id.startswith("agentrl/") else 2
 
 
 def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
@@ -47,6 +52,16 @@ def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:
         if isinstance(table, dict) and table.get(key) is None:
             table[key] = default.value
     return filled
+
+
+def without_defaults(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree without the dependent defaults that `with_defaults` wrote out, so that overrides settle them anew."""
+    bare = {name: dict(table) if isinstance(table, dict) else table for name, table in tree.items()}
+    for default in dependent_defaults(tree):
+        name, key = default.key.split(".")
+        if _get(tree, name, key, None) == default.value:
+            del bare[name][key]
+    return bare
 
 
 def _get(tree: Mapping[str, Any], table: str, key: str, default: Any) -> Any:

@@ -15,9 +15,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from agentrl.common.plugins import make_importable
+from agentrl.config.defaults import without_defaults
 from agentrl.config.describe import explain_problem, kinds_of_table, leaves
 from agentrl.config.schema import Config, EnvConfig
-from agentrl.config.section import shared_keys
+from agentrl.config.section import shared_keys, tag_of
 from agentrl.config.shipped import find_config, shipped_configs
 from agentrl.console import note
 from agentrl.errors import ConfigError
@@ -74,9 +75,9 @@ def load_config(
 def _read_source(source: Path | str | dict[str, Any] | Config | None) -> tuple[str, dict[str, Any]]:
     """(what to call it in messages, its tree); a file's folder becomes importable."""
     if isinstance(source, Config):
-        return "config", source.model_dump(exclude_unset=True)
+        return "config", without_defaults(source.model_dump(exclude_unset=True))
     if not isinstance(source, Path | str):
-        return "run folder", _without_idle_keys(copy.deepcopy(source or {}))
+        return "run folder", without_defaults(_without_idle_keys(copy.deepcopy(source or {})))
     file = find_config(Path(source))
     tree = read_toml(file)
     if file.resolve() not in shipped_configs().values():
@@ -183,7 +184,7 @@ def _without_idle_keys(tree: dict[str, Any]) -> dict[str, Any]:
         section, known = tree.get(table), kinds_of_table(table)
         if isinstance(section, dict) and "kind" in section:
             kind = str(section["kind"])
-            own = known.get("own" if ":" in kind else kind)
+            own = known.get(tag_of(kind))
             idle = {name for cls in known.values() for name in cls.model_fields} | {"kl_rate"}
             for key in [key for key in section if own is not None and key in idle and key not in own.model_fields]:
                 former = section.pop(key)
@@ -199,7 +200,7 @@ def _drop_keys_of_other_kinds(tree: dict[str, Any], table: str, kind: Any, notif
         return
     known = kinds_of_table(table)
     old = str(section.get("kind", Config.model_fields[table].default.kind))
-    old_class, new_class = (known.get("own" if ":" in str(name) else str(name)) for name in (old, kind))
+    old_class, new_class = (known.get(tag_of(name)) for name in (old, kind))
     if old == kind or old_class is None or new_class is None:  # a wrong kind is told by the check of the whole
         return
     keep = {"kind", *shared_keys(old_class, new_class)}

@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import gymnasium
 
 from agentrl.common.event_loops import run_coroutine
+from agentrl.config.defaults import default_workers
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
 from agentrl.environment.calls import KINDS, Capabilities, NoRoom, close, guard, look, reset, work
 from agentrl.environment.capacity import Room
 from agentrl.environment.contract import StepResult, step_env
-from agentrl.environment.spec import EnvironmentSpec, default_workers
+from agentrl.environment.spec import EnvironmentSpec
 from agentrl.errors import InfrastructureError
 from agentrl.types import Task
 

@@ -136,11 +136,6 @@ def with_conventions(config: Config) -> Config:
     return config.model_copy(update={"env": config.env.model_copy(update={"eval_split": str(split)})})
 
 
-def default_workers(env_id: str) -> int:
-    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
-    return 0 if env_id in envs.ENVIRONMENTS else 2
-
-
 def _construct(env_id: str, entry_point: Any, options: dict[str, Any]) -> Any:
     name = _registered_name(env_id)
     return entry_point(**options) if name is None else gymnasium.make(name, disable_env_checker=True, **options)
