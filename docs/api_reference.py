@@ -18,7 +18,7 @@ def main(folder: Path) -> None:
     listed = {f"agentrl.{name}" for name in agentrl.__all__}  # modules that the package's own page brings along
     warnings.simplefilter("error")
     # a named tuple whose type refers to itself: pdoc evaluates it outside its module, and prints it as it is written
-    warnings.filterwarnings("ignore", message=r"Error parsing type .* agentrl\.envs\.alfworld\.pddl\.Problem")
+    warnings.filterwarnings("ignore", message=r"Error parsing type .* agentrl\.envs\.alfworld\.pddl\.PddlProblem")
     pdoc.render.configure(show_source=False)
     pdoc.pdoc("agentrl", *(room for room in rooms if room not in listed and "__" not in room), output_directory=folder)
 

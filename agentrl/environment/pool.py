@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
+from threading import RLock
 from typing import Any, Protocol
 
 import gymnasium
@@ -154,7 +155,7 @@ class EnvPool:
         """Stop the worker processes and threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
-            worker.kill()
+            worker.close()
         for handle in self._idle:
             if isinstance(handle, _InProcess):
                 close(handle.env)
@@ -221,6 +222,9 @@ class _Worker:
         """How many processes there have been."""
         self._pipe: Connection | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="worker")
+        # the thread of an abandoned batch may find its process dead just as the main thread stops the worker
+        self._lock = RLock()
+        self._is_closed = False
 
     async def call(self, number: int, method: str, argument: Any, *, life: int | None = None) -> Any:
         """Result of a method of environment `number`; restarts the process first if it is gone.
@@ -241,8 +245,9 @@ class _Worker:
                 self._thread, self._exchange, number, method, argument, life
             )
         except asyncio.CancelledError:  # the batch is abandoned: nobody waits for a step that may hang
-            if self._process is not None:
-                self._process.kill()
+            process = self._process
+            if process is not None:
+                process.kill()
             raise
         if kind == "ok":
             return result
@@ -254,8 +259,9 @@ class _Worker:
             raise NeighbourLost(f"the worker process of {self.spec.id} was lost between two steps")
         if is_new:
             self._start()
-        pipe = self._pipe
-        assert pipe is not None
+        process, pipe = self._process, self._pipe
+        if process is None or pipe is None:
+            raise NeighbourLost(f"the worker process of {self.spec.id} was stopped")
         try:
             if is_new:
                 self._await_start(pipe)
@@ -267,9 +273,9 @@ class _Worker:
                     "(rollout.step_timeout_s); its worker process was stopped"
                 )
             answer: tuple[str, Any] = pipe.recv()
-        except (EOFError, BrokenPipeError, ConnectionResetError):
-            self._process.join(_END_S)
-            code = self._process.exitcode
+        except (EOFError, OSError):
+            process.join(_END_S)
+            code = process.exitcode
             self.kill()
             raise WorkerLost(
                 f"the worker process of {self.spec.id} died during a {method} (exit code {code})"
@@ -310,24 +316,35 @@ class _Worker:
 
     def kill(self) -> None:
         """Stop the process and everything in it."""
-        self._first_bytes = 0
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
-        if self._pipe is not None:
-            self._pipe.close()
-            self._pipe = None
+        with self._lock:
+            process, self._process = self._process, None
+            pipe, self._pipe = self._pipe, None
+            self._first_bytes = 0
+        if process is not None:
+            process.kill()
+            process.join()
+        if pipe is not None:
+            pipe.close()
+
+    def close(self) -> None:
+        """Stop the process for good, whatever a thread still asks of it."""
+        with self._lock:
+            self._is_closed = True
+            self.kill()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _start(self) -> None:
-        self.kill()
-        self.life += 1
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=work, args=(self.spec, theirs, sys.path), daemon=True)
-        with _light_start():
-            self._process.start()
-        theirs.close()
+        with self._lock:
+            self.kill()
+            if self._is_closed:
+                return
+            self.life += 1
+            context = multiprocessing.get_context("spawn")
+            self._pipe, theirs = context.Pipe()
+            self._process = context.Process(target=work, args=(self.spec, theirs, sys.path), daemon=True)
+            with _light_start():
+                self._process.start()
+            theirs.close()
 
 
 @contextmanager

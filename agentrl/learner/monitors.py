@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 import torch
+from torch import Tensor
 
 from agentrl.model.processes import Processes
-
-Tensor = torch.Tensor
 
 
 @dataclass(frozen=True)
