@@ -16,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from agentrl.config.schema import Config
 from agentrl.errors import CheckpointError, RunError
+from agentrl.learner.balance import balanced
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, empty_micro_batch, micro_batches, token_weights
 from agentrl.learner.gates import Gate, StepSignal, Verdict, make_gate
 from agentrl.learner.losses import TokenLoss
@@ -189,17 +190,22 @@ class TorchLearner:
     def prepare(self, batch: Batch) -> tuple[list[MicroBatch], int]:
         """Micro-batches with the rows that can contribute a gradient, and their trained tokens over all processes."""
         loss = self.config.loss
-        counts = torch.tensor([batch.num_trained_tokens, len(batch.rows)], dtype=torch.float64)
+        always = loss.kl_coef > 0 and loss.kl_in == "loss"
+
+        def keep(row: BatchRow) -> bool:
+            return always or bool(row.advantages.any())
+
+        rows = balanced(batch.rows, keep, self.processes)
+        counts = torch.tensor([batch.num_trained_tokens, len(rows)], dtype=torch.float64)
         self.processes.sum_([counts])
         weights = token_weights(
-            batch.rows,
+            rows,
             normalization=loss.normalization,
             num_tokens=max(1, int(counts[0])),
             num_rows=max(1, int(counts[1])),
             row_tokens=self.config.rollout.max_context_tokens,
         )
-        always = loss.kl_coef > 0 and loss.kl_in == "loss"
-        parts = self._micro_batches(batch.rows, weights, lambda row: always or bool(row.advantages.any()))
+        parts = self._micro_batches(rows, weights, keep)
         used = torch.tensor([sum(len(part.targets) for part in parts)], dtype=torch.float64)
         self.processes.sum_([used])
         return self._pad_parts(parts), int(used)
