@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.evaluation": CORE | {"agentrl.analysis", "agentrl.model.processes", "agentrl.rollout", "agentrl.runs"},
     "agentrl.imitation": CORE
     | {"agentrl.environment", "agentrl.learner", "agentrl.model", "agentrl.rollout", "agentrl.runs"},
-    "agentrl.dry_run": CORE | {"agentrl.model", "agentrl.rollout.engines"},
+    "agentrl.dry_run": CORE | {"agentrl.environment.spec", "agentrl.model", "agentrl.rollout.engines"},
     "agentrl.report": CORE | {"agentrl.analysis", "agentrl.runs", "agentrl.command"},
     "agentrl.study": CORE | {"agentrl.analysis", "agentrl.runs", "agentrl.report.plots", "agentrl.command"},
     "agentrl.build": {"agentrl"},

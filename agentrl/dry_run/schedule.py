@@ -21,6 +21,7 @@ from agentrl.dry_run.estimate import (
     learner_memory,
     sync_memory,
 )
+from agentrl.environment.spec import convention_defaults
 from agentrl.model.head import default_chunk
 from agentrl.model.pretrained import read_config
 from agentrl.rollout.engines.factory import holds_own_weights
@@ -80,7 +81,14 @@ def _default_rows(config: Config) -> list[Row]:
     """Defaults that depend on other keys, where they hold."""
     tree = config.model_dump()
     held = (default for default in dependent_defaults(tree) if dict(leaves(tree))[default.key] == default.value)
-    return [(default.key, f"{default.value:g}", f"the default, since {default.reason}") for default in held]
+    return [
+        (
+            default.key,
+            str(default.value) if isinstance(default.value, str) else f"{default.value:g}",
+            f"the default, since {default.reason}",
+        )
+        for default in (*held, *convention_defaults(config))
+    ]
 
 
 def _batch_rows(config: Config) -> list[Row]:

@@ -6,6 +6,7 @@ The only file of `agentrl` that imports `envs`.
 import difflib
 import inspect
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +18,7 @@ from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from agentrl import envs
 from agentrl.common.plugins import find_object, import_module
+from agentrl.config.defaults import DependentDefault
 from agentrl.config.schema import Config
 from agentrl.environment.contract import reset_env
 from agentrl.envs.wrappers import FORMATS
@@ -128,12 +130,17 @@ def conventions(env_id: str) -> dict[str, Any]:
     return dict(getattr(_find_entry_point(env_id), "metadata", {}))
 
 
+def convention_defaults(config: Config) -> Iterator[DependentDefault]:
+    """What the environment itself names where nobody has set it: the split it is evaluated on."""
+    split = conventions(config.env.id).get("eval_split")
+    if split is not None and "eval_split" not in config.env.model_fields_set:
+        yield DependentDefault("env.eval_split", str(split), "env.id: it is the environment's own word")
+
+
 def with_conventions(config: Config) -> Config:
     """A config whose evaluation split, where nobody has set one, is the one that the environment names."""
-    split = conventions(config.env.id).get("eval_split")
-    if split is None or "eval_split" in config.env.model_fields_set:
-        return config
-    return config.model_copy(update={"env": config.env.model_copy(update={"eval_split": str(split)})})
+    named = {default.key.removeprefix("env."): default.value for default in convention_defaults(config)}
+    return config.model_copy(update={"env": config.env.model_copy(update=named)}) if named else config
 
 
 def _construct(env_id: str, entry_point: Any, options: dict[str, Any]) -> Any:

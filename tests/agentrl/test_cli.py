@@ -177,6 +177,9 @@ def test_schedule_counts_single_use_and_a_pretrained_shape(tmp_path: Path) -> No
         return " ".join(str(cell) for column in schedule_table(config).columns for cell in column.cells)
 
     assert "1 .. 1" in cells(build_config({"gate": {"kind": "fixed", "k": 1}}))
+    math = {"id": "agentrl/Math-v0"}
+    assert "env.eval_split" in cells(build_config({"env": math}))
+    assert "env.eval_split" not in cells(build_config({"env": math | {"eval_split": "train"}}))
     build_tiny_model(TinyModelConfig(hidden_size=16), build_tokenizer(())).config.save_pretrained(tmp_path)
     assert " x 4" in cells(build_config({"model": {"path": str(tmp_path)}}))
     with pytest.raises(UserError, match=r"model\.path: no folder at"):
