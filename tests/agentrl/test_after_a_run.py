@@ -28,6 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_run(tmp_path_factory.mktemp("after") / "first")
 
 
+@pytest.mark.slow
 def test_page_of_several_runs_shows_each_with_its_own_numbers(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "second"
     shutil.copytree(run, other)

@@ -47,6 +47,7 @@ def test_import_agentrl_loads_nothing_heavy_and_offers_every_public_name() -> No
         agentrl.trian  # noqa: B018
 
 
+@pytest.mark.slow
 def test_the_documented_script_runs_from_another_folder(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "my_script.py"), str(tmp_path / "mine")],

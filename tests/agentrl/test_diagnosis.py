@@ -266,6 +266,7 @@ class Deaf(ColourEnv):
         return "What?", 0.0, True, False, {"is_valid_action": False}
 
 
+@pytest.mark.slow
 def test_a_real_run_when_it_learns_then_nothing_is_found(tmp_path: Path) -> None:
     record = read_run(toy_run(tmp_path / "run"))
     assert findings(record.records, record.config) == []

@@ -53,6 +53,7 @@ def test_operations_are_counted_by_hand() -> None:
     assert gpu_measures.flops(module, batch, passes=3) == expected
 
 
+@pytest.mark.slow
 def test_measures_run_at_a_tiny_size_and_are_written_after_each_stage(tmp_path: Path) -> None:
     words = ["--tiny", "--stages", "card", "learner", "agreement", "engine", "--out", str(tmp_path)]
     assert gpu_proof.main(words) == 0

@@ -127,6 +127,7 @@ def test_wheel_and_sdist_hold_every_file_and_the_sdist_makes_the_same_wheel(buil
     assert names == code
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_the_users_own_packages_the_wheel_trains_evaluates_and_checks(
     home: Path, python: Path
 ) -> None:

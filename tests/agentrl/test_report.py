@@ -382,6 +382,7 @@ def test_browser_when_it_opens_the_report_then_episodes_are_played_out_and_nothi
         assert len(printed) > 10_000  # a PDF, in base64
 
 
+@pytest.mark.slow
 def test_browser_when_asked_then_every_stored_episode_is_found_by_filter_and_by_text(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -421,6 +422,7 @@ def test_browser_when_asked_then_every_stored_episode_is_found_by_filter_and_by_
         browser.wait_until("return document.querySelector('.episode').textContent.includes('belongs beside this page')")
 
 
+@pytest.mark.slow
 def test_browser_when_a_chart_is_zoomed_and_pointed_at_then_it_shows_a_part_and_tells_values(
     run: Path, tmp_path: Path
 ) -> None:

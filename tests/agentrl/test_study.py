@@ -137,6 +137,7 @@ def test_tables_when_written_then_numbers_and_not_reached_stand_there(tmp_path: 
     assert tree["machine"]["cores"]
 
 
+@pytest.mark.slow
 def test_grid_when_two_axes_then_the_last_is_in_columns_and_speedups_are_over_earlier_single_use(
     tmp_path: Path,
 ) -> None:

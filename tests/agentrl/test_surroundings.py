@@ -88,6 +88,7 @@ def test_print_anything_leaves_streams_that_say_how_alone(monkeypatch: pytest.Mo
     assert chosen.errors == "backslashreplace"
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
     script = "import sys; from agentrl.command.guard import main_guard; from agentrl import train\n"
     script += "sys.exit(main_guard(lambda: train.main(sys.argv[1:]), outlives_readers=True))"

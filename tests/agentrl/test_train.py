@@ -99,6 +99,7 @@ def test_a_run_leaves_everything_in_its_folder_readable_without_our_code(config:
     assert len(events.Scalars("rollout/success")) == 4
 
 
+@pytest.mark.slow
 def test_a_run_repeated_with_its_seed_is_bit_identical_and_another_seed_is_not(config: Path, tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         assert run(config, "--run-dir", tmp_path / name, "--train.seed", str(seed)) == 0
@@ -107,7 +108,9 @@ def test_a_run_repeated_with_its_seed_is_bit_identical_and_another_seed_is_not(c
         assert torch.equal(value, weights(tmp_path / "b")[key])
 
 
-@pytest.mark.parametrize("stop_after", [1, 2, 3])
+@pytest.mark.parametrize(
+    "stop_after", [2, pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_run_resumed_from_any_checkpoint_ends_bit_identical(config: Path, tmp_path: Path, stop_after: int) -> None:
     assert run(config, "--run-dir", tmp_path / "whole") == 0
     assert run(config, "--run-dir", tmp_path / "cut", "--train.steps", str(stop_after)) == 0
@@ -220,6 +223,7 @@ def test_a_second_run_into_the_same_folder_is_refused(
     assert "is no run folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_full_disk_gives_one_clear_line_and_keeps_the_last_checkpoint(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
