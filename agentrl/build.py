@@ -48,6 +48,11 @@ class Environments:
     held_out_tasks: list[Task]
     """Played at every evaluation; never among the training tasks."""
 
+    def data(self) -> dict[str, Any]:
+        """Where the tasks come from, as JSON; None where the environment does not say."""
+        sources = {"train": self.train.capabilities().source, "eval": self.held_out.capabilities().source}
+        return {name: source and source.record() for name, source in sources.items()}
+
 
 @dataclass(frozen=True)
 class Models:
@@ -178,8 +183,9 @@ def restore(checkpoint: Path, config: Config, *, learner: Learner, sampler: Task
 
 
 def open_run(
-    folder: Path, config: Config, models: Models, *, step: int | None, command: list[str], processes: Processes
-) -> RunWriter:
+    folder: Path, config: Config, environments: Environments, models: Models, *,
+    step: int | None, command: list[str], processes: Processes,
+) -> RunWriter:  # fmt: skip
     """The run folder: a new one with the initial weights, or where `step` batches were restored, the old one.
 
     Only the first process writes; all must ask together.
@@ -191,7 +197,8 @@ def open_run(
     elif step is not None:
         run = RunWriter.reopen(folder, config, step=step, tokenizer=models.tokenizer, num_parameters=size)
     else:
-        run = RunWriter.create(folder, config, command=command, tokenizer=models.tokenizer, num_parameters=size)
+        about: dict[str, Any] = {"command": command, "data": environments.data()}
+        run = RunWriter.create(folder, config, tokenizer=models.tokenizer, num_parameters=size, **about)
         save_model(folder / "initial", models.replica, models.tokenizer, weights=initial)
     run.last_failed_share = processes.from_first(run.last_failed_share)
     processes.wait()

@@ -18,12 +18,13 @@ import torch
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import evaluate_parser
+from agentrl.common.data_source import tasks_of
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config, EnvConfig, ModelConfig
 from agentrl.console import Display, console, say
 from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import conventions, environment_spec, with_conventions
+from agentrl.environment.spec import conventions, environment_spec, require_splits, with_conventions
 from agentrl.errors import CheckpointError, UserError
 from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
 from agentrl.evaluation.rates import Evaluation
@@ -151,6 +152,8 @@ def run(
         settled, model = load_config(config, overrides), target
     else:
         settled, model = _resolve(target, overrides)
+    if overrides and "env.eval_split" in _keys_of(overrides):
+        require_splits(settled)
     settled = settle(settled, policy)
     samples = settled.eval.samples or 1
     claimed = None
@@ -181,7 +184,7 @@ def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
     """The result as a record."""
     scorer = conventions(config.env.id).get("scorer")
     sampling = describe_sampling(config, result.trajectories, samples=result.samples, scorer=scorer)
-    record = {**result.metrics(), "split": result.split, "policy": policy, "sampling": sampling}
+    record = {**result.metrics(), "split": result.metrics()["eval/split"], "policy": policy, "sampling": sampling}
     if result.samples > 1:
         record["accuracy"] = accuracy_record(result.accuracy)
     return record
@@ -189,7 +192,7 @@ def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
 
 def show_result(config: Config, policy: str, result: Evaluation, record: Metrics) -> None:
     """The result as a table."""
-    title = f"{config.env.id} {config.env.eval_split}"
+    title = f"{config.env.id} {tasks_of(record)}"
     if result.samples > 1:
         console.print(accuracy_view(result.accuracy, samples=result.samples, title=title))
     else:
@@ -205,6 +208,10 @@ def _long_form(word: str) -> str:
     if key == name or "." in key or (key in EnvConfig.model_fields and key != "split"):
         return word
     return f"{'--env.eval_split' if key == 'split' else f'--env.options.{key}'}{equals}{value}"
+
+
+def _keys_of(overrides: Mapping[str, Any] | Sequence[str]) -> set[str]:
+    return {word.removeprefix("--").partition("=")[0] for word in overrides}
 
 
 def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str) -> Evaluation:

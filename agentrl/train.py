@@ -108,7 +108,7 @@ def run(
         learner = build.make_learner(config, models, processes)
         engine, rollout, evaluation = build.make_rollouts(config, places, models, processes)
         done = build.restore(checkpoint, config, learner=learner, sampler=places.sampler) if checkpoint else None
-        writer = build.open_run(folder, config, models, step=done, command=sys.argv, processes=processes)
+        writer = build.open_run(folder, config, places, models, step=done, command=sys.argv, processes=processes)
     checkpoints = Checkpoints(folder, config, models.replica, models.tokenizer, processes)
     interruption, display = Interruption.of(processes), Display()
     shared: dict[str, Any] = {"processes": processes, "interruption": interruption, "display": display}

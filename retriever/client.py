@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from agentrl.common.fields import find_packed
 from agentrl.retriever.index_folder import is_faiss_file, refuse_file
 from agentrl.retriever.passages import Hit, read_corpus
 from agentrl.retriever.retrieval_errors import QueryError, RequestError, RetrieverError, RetrieverUnavailable
@@ -131,7 +132,7 @@ def _open(path: str) -> InProcess:
     path = os.path.expanduser(path)
     if is_faiss_file(Path(path)):
         refuse_file(Path(path))
-    if Path(path).is_file():
+    if find_packed(Path(path)):
         return Retriever.from_passages(read_corpus(Path(path)))
     folder, _, index = path.partition("#")
     return Retriever.open(folder, index=index or None)

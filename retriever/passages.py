@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, text_of
+from agentrl.common.fields import find_packed, fold, is_missing, open_text, pick, read_lines, text_of
 from agentrl.retriever.retrieval_errors import CorpusError, IndexFolderError
 
 ID_COLUMNS = ("id", "_id", "docid", "doc_id", "document_id", "pid", "passage_id", "idx")
@@ -51,10 +51,11 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
         CorpusError: the file is missing, or a line is no passage; a passage without text, or with nothing but a title,
             is an error too, because it would end up, empty, in a training sample.
     """
-    if not path.is_file():
+    found = find_packed(path)
+    if found is None:
         raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
     try:
-        with open_text(path) as lines:
+        with open_text(found) as lines:
             for number, line in read_lines(lines):
                 yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
     except (UnicodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:

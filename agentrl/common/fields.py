@@ -28,7 +28,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 _MARKS = (
@@ -46,6 +46,27 @@ _ARRAY = re.compile(r"array\((\[.*\])\s*(?:,\s*dtype=[\w.<>'\"]+)?\s*\)", re.DOT
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _NUMPY = re.compile(rf"\[\s*(?:{_QUOTED})(?:\s+(?:{_QUOTED}))*\s*\]", re.DOTALL)
 _LONGEST_SPELLED = 100_000  # characters
+
+
+def find_packed(path: Path) -> Path | None:
+    """The file itself, else a compressed copy beside it (`NAME.gz`, `.bz2`, `.xz`); None where there is neither."""
+    copies = [path, *(path.with_name(path.name + ending) for ending in _OPENERS)]
+    return next((copy for copy in copies if copy.is_file()), None)
+
+
+def plain_name(path: Path) -> str:
+    """A file's name without the ending of its compression.
+
+    >>> plain_name(Path("items.json.xz"))
+    'items.json'
+    """
+    return path.stem if path.suffix.lower() in _OPENERS else path.name
+
+
+def open_binary(path: Path) -> BinaryIO:
+    """Open a file, plain or compressed (.gz, .bz2, .xz), for its unpacked bytes."""
+    stream: BinaryIO = _OPENERS.get(path.suffix.lower(), open)(path, "rb")
+    return stream
 
 
 def open_text(path: Path) -> io.TextIOBase:

@@ -12,10 +12,11 @@ from typing import Any
 
 import gymnasium
 
+from agentrl.common.data_source import DataSource
 from agentrl.common.plugins import explain
 from agentrl.common.streams import outliving_readers, print_anything
 from agentrl.environment.contract import reset_env, step_env
-from agentrl.environment.spec import EnvironmentSpec, count_tasks
+from agentrl.environment.spec import EnvironmentSpec, describe_tasks
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.runs.interruption import SIGNALS
 from agentrl.types import Task
@@ -37,6 +38,10 @@ class Capabilities:
     """Enumerable tasks of the split; None where it has no `num_tasks`."""
     expert: bool
     """Whether there is somebody to imitate."""
+    has_splits: bool = True
+    """Whether it takes a split."""
+    source: DataSource | None = None
+    """Where its tasks come from; None where it does not say."""
 
 
 def work(spec: EnvironmentSpec, pipe: Connection, path: list[str]) -> None:
@@ -92,7 +97,8 @@ def _end_with_parent() -> None:
 
 def look(spec: EnvironmentSpec) -> Capabilities:
     """What the environment of a spec offers."""
-    return Capabilities(count_tasks(spec), spec.offers_expert())
+    num_tasks, source = describe_tasks(spec)
+    return Capabilities(num_tasks, spec.offers_expert(), spec.has_splits(), source)
 
 
 def close(env: gymnasium.Env[str, str] | None) -> None:

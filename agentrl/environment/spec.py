@@ -17,6 +17,7 @@ from gymnasium.envs.registration import registry
 from gymnasium.spaces import Box, Discrete, MultiBinary, MultiDiscrete
 
 from agentrl import envs
+from agentrl.common.data_source import DataSource
 from agentrl.common.plugins import find_object, import_module
 from agentrl.config.defaults import DependentDefault
 from agentrl.config.schema import Config
@@ -89,6 +90,10 @@ class EnvironmentSpec:
         paths += [find_object(self.format, "env.format")] if ":" in self.format else [FORMATS.get(self.format)]
         return [path.__module__ for path in paths if getattr(path, "__module__", None)]
 
+    def has_splits(self) -> bool:
+        """Whether the environment takes a split at all."""
+        return bool({"split", "**"} & _parameters(_find_entry_point(self.id)))
+
     def offers_expert(self) -> bool:
         """Whether there is somebody to imitate: an environment asked for its expert names an `expert_action`."""
         env = replace(self, expert=True).make()
@@ -112,14 +117,22 @@ def environment_spec(config: Config, split: str = "train", *, expert: bool = Fal
     )
 
 
-def count_tasks(spec: EnvironmentSpec) -> int | None:
-    """Number of enumerable tasks of a spec's split; None where the environment has no `num_tasks`."""
+def describe_tasks(spec: EnvironmentSpec) -> tuple[int | None, DataSource | None]:
+    """(`count_tasks`, where they come from) of a spec's split; None where the environment does not say."""
     env = spec.make()
-    num_tasks = getattr(env.unwrapped, "num_tasks", None)
-    env.close()
+    try:
+        num_tasks = getattr(env.unwrapped, "num_tasks", None)
+        source = DataSource.of(getattr(env.unwrapped, "data_source", None))
+    finally:
+        env.close()
     if num_tasks is not None and int(num_tasks) < 1:
         raise UserError(f"{spec.id} has no tasks in the split {spec.split!r}: its num_tasks is {num_tasks}.")
-    return None if num_tasks is None else int(num_tasks)
+    return None if num_tasks is None else int(num_tasks), source
+
+
+def count_tasks(spec: EnvironmentSpec) -> int | None:
+    """Number of enumerable tasks of a spec's split; None where the environment has no `num_tasks`."""
+    return describe_tasks(spec)[0]
 
 
 def conventions(env_id: str) -> dict[str, Any]:
@@ -141,6 +154,19 @@ def with_conventions(config: Config) -> Config:
     """A config whose evaluation split, where nobody has set one, is the one that the environment names."""
     named = {default.key.removeprefix("env."): default.value for default in convention_defaults(config)}
     return config.model_copy(update={"env": config.env.model_copy(update=named)}) if named else config
+
+
+def require_splits(config: Config) -> None:
+    """Refuse a split that was asked for of an environment that has none, and would play something else.
+
+    Raises:
+        UserError: its constructor takes no `split`.
+    """
+    if not environment_spec(config, "eval").has_splits():
+        raise UserError(
+            f"env.eval_split: {config.env.id} has no splits (its constructor takes no `split`), so there is no "
+            f"{config.env.eval_split!r} to play. Leave it out."
+        )
 
 
 def _construct(env_id: str, entry_point: Any, options: dict[str, Any]) -> Any:

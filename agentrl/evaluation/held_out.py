@@ -35,7 +35,9 @@ def evaluate(
     seconds = rollout.play(tasks, group_size=samples, on_episode=note).seconds
     played.sort(key=lambda t: (t.task.position, t.member))
     temperature = None if rollout.is_scripted else rollout.config.temperature
-    return Evaluation(played, tasks[0].split, temperature, samples, seconds[0])
+    offer = rollout.pool.capabilities()
+    split = tasks[0].split if offer.has_splits else ""
+    return Evaluation(played, split, temperature, samples, seconds[0], offer.source)
 
 
 class HeldOut:

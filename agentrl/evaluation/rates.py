@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentrl.analysis.sampling import Accuracy, accuracy_table, bootstrap_interval, mean_at_k
+from agentrl.common.data_source import DataSource
 from agentrl.common.intervals import wilson_interval
 from agentrl.evaluation.samples import (
     problem_samples,
@@ -40,13 +41,15 @@ class Evaluation:
     trajectories: list[Trajectory]
     """`samples` a task."""
     split: str
-    """Where the tasks come from."""
+    """Of the environment's splits the one that was played; empty where it has none."""
     temperature: float | None
     """Sampling temperature; None for scripted policies."""
     samples: int = 1
     """Episodes per task."""
     seconds: float = 0.0
     """Wall time of this process."""
+    source: DataSource | None = None
+    """Where the tasks come from; None where the environment does not say."""
 
     @property
     def total(self) -> Rate:
@@ -95,6 +98,8 @@ class Evaluation:
             **verdict_metrics("eval", played),
             **{f"eval/success/{name}": rate.value for name, rate in rates.items() if name != "all"},
             "eval/counts": {name: [rate.successes, rate.count] for name, rate in rates.items()},
+            "eval/split": self.source.name_of(self.split) if self.source else self.split,
+            **({"eval/data": self.source.record()} if self.source else {}),
             **({"eval/bounds": {name: rate.bounds for name, rate in rates.items()}} if self.samples > 1 else {}),
         }
 

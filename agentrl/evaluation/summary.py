@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from agentrl.analysis.curves import sparkline
+from agentrl.common.data_source import tasks_of
 from agentrl.config.schema import Config
 from agentrl.console import console, note, say
 from agentrl.evaluation.rates import rates_from_metrics
@@ -20,7 +21,7 @@ def summarize(run: Path, config: Config, seconds: float) -> None:
     steps = [record for record in records if record["kind"] == "train"]
     before, after = evals[0], evals[-1]
     times = {1: "once"}.get(after["eval/samples"], f"{after['eval/samples']} times")
-    title = f"{config.env.id} {config.env.eval_split}, each held-out task {times}"
+    title = f"{config.env.id} {tasks_of(after)}, each held-out task {times}"
     console.print(
         success_table({"before": rates_from_metrics(before), "after": rates_from_metrics(after)}, title=title)
     )

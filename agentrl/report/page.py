@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from agentrl.common.data_source import tasks_of
 from agentrl.report import charts, sections
 from agentrl.report.archive import pack
 from agentrl.report.view import RunView, success_interval
@@ -54,7 +55,10 @@ def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
         episodes = render("episodes.html", number=i, index=index, pieces=inside)
         contents.append(render("run.html", run=run, episodes=episodes, longest=None))
     if len(runs) == 1:
-        title, body = f"{runs[0].config['env']['id']}: {runs[0].name}", contents[0]
+        title, body = (
+            " ".join(filter(None, (runs[0].config["env"]["id"], runs[0].played))) + f": {runs[0].name}",
+            contents[0],
+        )
     else:
         title, body = f"{len(runs)} runs compared", render("runs.html", runs=runs, contents=contents)
     html = assemble(title, body, beside=outside)
@@ -107,7 +111,7 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-_ENVIRONMENT.globals |= {"success_interval": success_interval} | {
+_ENVIRONMENT.globals |= {"success_interval": success_interval, "tasks_of": tasks_of} | {
     function.__name__: function
     for function in (
         sections.accuracy, sections.categories, sections.comparison_charts, sections.comparison_rows, sections.count,

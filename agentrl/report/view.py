@@ -38,6 +38,11 @@ class RunView:
         return self.folder.resolve().name
 
     @property
+    def played(self) -> str:
+        """The split of its last evaluation, `generated` before it where its tasks are."""
+        return str(self.evals[-1].get("eval/split", "")) if self.evals else ""
+
+    @property
     def is_run(self) -> bool:
         """Whether it was trained; else it is what `agentrl evaluate` wrote."""
         return (self.folder / "metrics.jsonl").is_file()

@@ -1,7 +1,7 @@
 """Writes a run folder: config, versions, metrics.jsonl, curves, episodes."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,10 @@ class RunWriter:
 
     @classmethod
     def create(
-        cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str], num_parameters: int | None = None
-    ) -> "RunWriter":
-        """A new run folder.
+        cls, folder: Path, config: Config, *, tokenizer: Any, command: list[str], num_parameters: int | None = None,
+        data: Mapping[str, Any] | None = None,
+    ) -> "RunWriter":  # fmt: skip
+        """A new run folder; `data` says where the tasks come from, split by split.
 
         Raises:
             UserError: the folder exists and is not empty.
@@ -62,7 +63,8 @@ class RunWriter:
             raise not_empty(folder) from None
         run = cls(folder, config, tokenizer=tokenizer, num_parameters=num_parameters)
         write_json(folder / "config.json", config.model_dump())
-        write_json(folder / "versions.json", {**describe_software(), "seed": config.train.seed, "command": command})
+        about = {**describe_software(), "seed": config.train.seed, "command": command, "data": data}
+        write_json(folder / "versions.json", about)
         return run
 
     @classmethod

@@ -9,7 +9,10 @@ from agentrl.common.paths import user_path
 from agentrl.envs.alfworld.commands import pack, play, score, stats
 from agentrl.envs.alfworld.official import SPLITS
 
-_DATA_HELP = 'official folder, packed file, or "generated"; default: the variable ALFWORLD_DATA, else generated games'
+_DATA_HELP = (
+    'official folder or zip archive, packed file, or "generated"; '
+    "default: the variable ALFWORLD_DATA, else generated games"
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         "pack", help="put the games of a folder into one file that opens in a moment", description=pack.__doc__
     )
     command.add_argument(
-        "source", type=user_path, help="official folder, or a tar archive of one (.tar, .tar.xz, .tar.gz)"
+        "source", type=user_path, help="official folder, or an archive of one (.zip, .tar, .tar.xz, .tar.gz)"
     )
     command.add_argument("target", type=user_path, help="file to write, e.g. alfworld.zip")
     command.set_defaults(run=pack)

@@ -21,10 +21,9 @@ from agentrl.envs.alfworld.game import TASK_TYPES, Game
 from agentrl.envs.alfworld.official import (
     GAME_FILE,
     SPLITS,
-    VERSION_FOLDER,
     FileGames,
+    game_name,
     is_old_version,
-    is_supported,
     names_below,
     parse_game_file,
     read_game_file,
@@ -32,6 +31,7 @@ from agentrl.envs.alfworld.official import (
 )
 from agentrl.envs.alfworld.packed import write_pack
 from agentrl.envs.alfworld.sources import Games, available_splits, open_games
+from agentrl.envs.alfworld.zipped import archived_games, is_archive, read_archived
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_at_least
 
@@ -50,7 +50,9 @@ def stats(options: argparse.Namespace) -> None:
         table.add_column(split, justify="right")
         is_old = isinstance(games, FileGames) and is_old_version(games.content(0))
         columns.append(
-            {"grammar": "put (before 2.1.2)" if is_old else "move"} | _summary(_load_all(games, split, notes))
+            {"data": games.data_source.kind, "sha256": (games.data_source.sha256 or "-")[:12]}
+            | {"grammar": "put (before 2.1.2)" if is_old else "move"}
+            | _summary(_load_all(games, split, notes))
         )
     for name in columns[0]:
         table.add_row(name, *(column[name] for column in columns))
@@ -98,7 +100,7 @@ def _spread(numbers: list[int]) -> str:
 
 
 def pack(options: argparse.Namespace) -> None:
-    """Pack all playable games of a folder, or of a tar archive of one, into a single file for --data and ALFWORLD_DATA.
+    """Pack all playable games of a folder, or of an archive of one (zip, tar), into one file for ALFWORLD_DATA.
 
     Damaged games are named and left out, unsolvable ones are left out. The file appears only when it is whole.
     """
@@ -107,7 +109,8 @@ def pack(options: argparse.Namespace) -> None:
     if options.target.is_dir():
         raise DataError(f"{options.target} is a folder; name the packed file, e.g. {options.target / 'alfworld.zip'}.")
     left_out: list[str] = []
-    reader = _read_tar if options.source.is_file() else _read_folder
+    read_file = _read_zip if options.source.is_file() and is_archive(options.source) else _read_tar
+    reader = read_file if options.source.is_file() else _read_folder
     with progress_bar("packing games", None) as advance:
         num_games = write_pack(reader(options.source, left_out), options.target, on_game=lambda: advance(1))
     size = options.target.stat().st_size / 1e6
@@ -134,13 +137,27 @@ def _read_folder(folder: Path, left_out: list[str]) -> Iterator[tuple[str, dict[
                 left_out.append(f"{name}: unsolvable")
 
 
+def _read_zip(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Like `_read_folder`, for a zip archive."""
+    for name in archived_games(path):
+        try:
+            data = read_archived(path, name)
+        except DataError as error:
+            left_out.append(str(error))
+            continue
+        if data["solvable"]:
+            yield name, data
+        else:
+            left_out.append(f"{name}: unsolvable")
+
+
 def _read_tar(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Like `_read_folder`, for a tar archive, in the archive's order."""
     try:
         with tarfile.open(path) as archive:
             for member in archive:
-                name = member.name.removeprefix("./").removesuffix(f"/{GAME_FILE}").partition(f"{VERSION_FOLDER}/")[2]
-                if not member.name.endswith(f"/{GAME_FILE}") or name.count("/") != 2 or not is_supported(name):
+                name = game_name(member.name)
+                if name is None:
                     continue
                 file = archive.extractfile(member)
                 assert file is not None

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import gymnasium
 from gymnasium.utils import EzPickle
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.alfworld.experts import EXPERTS, ExploringExpert, HouseholdExpert, WalkthroughExpert
 from agentrl.envs.alfworld.protocols import drawn_tasks
 from agentrl.envs.alfworld.sources import Games, load_game, open_games
@@ -87,6 +89,11 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
     def num_tasks(self) -> int:
         """Number of tasks: the games of the split, or `eval_draws`."""
         return len(self._tasks)
+
+    @property
+    def data_source(self) -> DataSource:
+        """Where the games come from; the digest is that of the split, however many of its games are drawn."""
+        return replace(self._games.data_source, count=self.num_tasks)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start task `options["task"]` (a number or a name), or one drawn from the environment's generator."""

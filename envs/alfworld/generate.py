@@ -9,6 +9,7 @@ from functools import cache
 from random import Random
 from typing import Any, NamedTuple
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
 from agentrl.envs.alfworld.household import contents_of, flags_of, likely_places, objects_of, objects_with
 from agentrl.envs.alfworld.pddl import Expression, PddlProblem, parse_expression
@@ -99,6 +100,11 @@ class GeneratedGames:
 
     def __len__(self) -> int:
         return self.num_games
+
+    @property
+    def data_source(self) -> DataSource:
+        """The rooms are made here."""
+        return DataSource("generated", len(self), about=f"{self.room_size} rooms, data seed {self.data_seed}")
 
     def find(self, name: str) -> int:
         """The number of the game with this name; raises `ValueError` where there is none."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.data_source import DataSource, row_digest, whole_digest
 from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
 from agentrl.envs.alfworld.pddl import parse_problem
 from agentrl.envs.env_errors import DataError
@@ -20,6 +21,13 @@ from agentrl.envs.env_errors import DataError
 SPLITS = ("train", "valid_seen", "valid_unseen", "valid_train")
 VERSION_FOLDER = "json_2.1.1"
 GAME_FILE = "game.tw-pddl"
+
+# digests of the whole splits of release 0.4.2 (json_2.1.3_tw-pddl); that of valid_unseen was not at hand
+KNOWN_SPLITS = {
+    "train": "103051a570116fbfd99f38088a5185fb4e890d18001b0a4d077d70a4e2cfa04e",
+    "valid_seen": "1f43679c16bb81d1fed5dc78f4a331c6a346ed09ec396334631773e4023a321a",
+    "valid_train": "d6959eaf19fa67fa80042a3e1192130f2477bec56421ee2104a08fe53c1eb74d",
+}
 
 _KEYS = {"pddl_domain": str, "grammar": str, "pddl_problem": str, "solvable": bool, "walkthrough": list}
 TASK_SENTENCE = re.compile(r'Your task is to: ([^"]*)')
@@ -75,11 +83,14 @@ class FileGames:
     Args:
         names: the games' names, in task order.
         read: the checked content of a game's file by its name.
+        digests: by name, of each game's content (`game_digest`).
         where: the folder or file, for messages.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], dict[str, Any]], *, where: str) -> None:
-        self.names, self._read, self._where = tuple(names), read, where
+    def __init__(
+        self, names: Sequence[str], read: Callable[[str], dict[str, Any]], *, digests: Mapping[str, bytes], where: str
+    ) -> None:
+        self.names, self._read, self._digests, self._where = tuple(names), read, digests, where
 
     def __len__(self) -> int:
         return len(self.names)
@@ -90,6 +101,12 @@ class FileGames:
         if short not in self.names:
             raise ValueError(f"{self._where} has no game {name!r} of the task types asked for.")
         return self.names.index(short)
+
+    @property
+    def data_source(self) -> DataSource:
+        """Official where the digest over names and contents is that of a whole published split."""
+        digest = whole_digest(self._digests[name] for name in self.names)
+        return DataSource("official" if digest in KNOWN_SPLITS.values() else "files", len(self), digest)
 
     def content(self, index: int) -> dict[str, Any]:
         """The content of the game's file, for the stock engine."""
@@ -114,36 +131,60 @@ def open_folder(folder: Path, split: str, *, grammar: str, task_types: Sequence[
     root = version_folder(folder)
     if not (root / split).is_dir():
         raise DataError(f"{root}: expected the split {split!r}, found {', '.join(splits_of_folder(root))}.")
-    where = str(root / split)
-    usable, damaged, num_unsolvable = [], [], 0
-    names = names_below(root, split)
-    if not names and any((root / split).glob(f"*/*/{GAME_FILE}")):
-        raise DataError(
-            f"{where}: found games, but all are of kinds that ALFWorld does not play (sliced objects, movable "
-            f"receptacles, other task types than {', '.join(TASK_TYPES)}). Give the folder of whole splits."
-        )
-    if not names and any((root / split).glob("*/*/traj_data.json")):
+    where, names = str(root / split), names_below(root, split)
+    if not names and any((root / split).glob("*/*/traj_data.json")) and not _has_games(root / split):
         raise DataError(
             f"{where}: found traj_data.json but no {GAME_FILE}: the text games are missing. "
             "Download the current games (json_2.1.3_tw-pddl) into the same folder."
         )
+    if not names and _has_games(root / split):
+        raise DataError(
+            f"{where}: found games, but all are of kinds that ALFWorld does not play (sliced objects, movable "
+            f"receptacles, other task types than {', '.join(TASK_TYPES)}). Give the folder of whole splits."
+        )
+    return playable_games(
+        names, lambda name: read_game_file(root / name / GAME_FILE), grammar=grammar, task_types=task_types, where=where
+    )
+
+
+def _has_games(folder: Path) -> bool:
+    return any(folder.glob(f"*/*/{GAME_FILE}"))
+
+
+def playable_games(
+    names: Sequence[str],
+    read: Callable[[str], dict[str, Any]],
+    *,
+    grammar: str,
+    task_types: Sequence[str],
+    where: str,
+) -> FileGames:
+    """Of these games the solvable ones of the task types asked for; each is read once. Raises as `open_folder` does."""
+    usable: dict[str, bytes] = {}
+    damaged, num_unsolvable = [], 0
     for name in names:
         if category_of(name) not in task_types:
             continue
         try:
-            data = read_game_file(root / name / GAME_FILE)
+            data = read(name)
         except DataError as error:
             damaged.append(str(error))
             continue
         check_version(data, grammar=grammar, where=where)
         if data["solvable"]:
-            usable.append(name)
+            usable[name] = game_digest(name, data)
         else:
             num_unsolvable += 1
     if num_unsolvable and not usable and not damaged:
         raise DataError(f"{where}: all {num_unsolvable} games are marked as not solvable; download the games again.")
     _report_damage(damaged, num_usable=len(usable), where=where)
-    return FileGames(usable, lambda name: read_game_file(root / name / GAME_FILE), where=where)
+    return FileGames(list(usable), read, digests=usable, where=where)
+
+
+def game_digest(name: str, data: Mapping[str, Any]) -> bytes:
+    """Names a game's content, however it is stored."""
+    texts = (data[key] for key in ("pddl_domain", "grammar", "pddl_problem"))
+    return row_digest((name, *texts, *data["walkthrough"]))
 
 
 def check_version(data: Mapping[str, Any], *, grammar: str, where: str) -> None:
@@ -184,6 +225,12 @@ def names_below(root: Path, split: str) -> list[str]:
 def is_supported(name: str) -> bool:
     """Whether the game's name is that of a task that ALFWorld plays: no sliced objects, no movable receptacles."""
     return category_of(name) in TASK_TYPES and "Sliced" not in name and "movable" not in name
+
+
+def game_name(member: str) -> str | None:
+    """The name of the game in a member of an archive; None for other members and for games that are not played."""
+    name = member.removeprefix("./").removesuffix(f"/{GAME_FILE}").partition(f"{VERSION_FOLDER}/")[2]
+    return name if member.endswith(f"/{GAME_FILE}") and name.count("/") == 2 and is_supported(name) else None
 
 
 def splits_of_folder(folder: Path) -> list[str]:

@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from agentrl.envs.alfworld.official import TASK_SENTENCE, FileGames, category_of, check_version
+from agentrl.envs.alfworld.official import TASK_SENTENCE, FileGames, category_of, check_version, game_digest
 from agentrl.envs.env_errors import DataError
 
 _FORMAT = "alfworld games, packed"
-_VERSION = 1
+_VERSION = 2
 _INDEX = "index.json"
 _PLACEHOLDER = "Your task is to: UNKNOWN GOAL"
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # the same games give the same file, byte for byte
@@ -29,6 +29,7 @@ def write_pack(
     """Write (name, content) pairs to a packed file; returns how many. The file appears only when it is whole."""
     shared: list[tuple[str, str]] = []
     listed: list[tuple[str, int]] = []
+    digests: dict[str, str] = {}
     temporary = target.with_name(f"{target.name}.part")
     try:
         with zipfile.ZipFile(temporary, "w") as archive:
@@ -37,9 +38,16 @@ def write_pack(
                 if texts not in shared:
                     shared.append(texts)
                 listed.append((name, shared.index(texts)))
+                digests[name] = game_digest(name, data).hex()
                 _add(archive, f"{name}.json", own)
                 on_game()
-            index = {"format": _FORMAT, "version": _VERSION, "shared": shared, "games": sorted(listed)}
+            index = {
+                "format": _FORMAT,
+                "version": _VERSION,
+                "shared": shared,
+                "games": sorted(listed),
+                "digests": digests,
+            }
             _add(archive, _INDEX, index)
         if not listed:
             raise DataError("there is no game to pack.")
@@ -81,6 +89,7 @@ class _Pack:
             raise DataError(f"{path}: packed by another version of this package; pack the games again.")
         self._shared: list[list[str]] = index["shared"]
         self.shared_of: dict[str, int] = dict(index["games"])
+        self.digests = {name: bytes.fromhex(digest) for name, digest in index["digests"].items()}
 
     def texts_of(self, name: str) -> dict[str, str]:
         """The domain and the grammar (with a placeholder for the task) of a game."""
@@ -115,7 +124,7 @@ def open_pack(path: Path, split: str, *, grammar: str, task_types: Sequence[str]
         raise DataError(f"{path}: expected games of the task types asked for, found none.")
     for name in {pack.shared_of[name]: name for name in names}.values():
         check_version(pack.texts_of(name), grammar=grammar, where=str(path))
-    return FileGames(names, lambda name: _opened(path, os.getpid()).read(name), where=str(path))
+    return FileGames(names, lambda name: _opened(path, os.getpid()).read(name), digests=pack.digests, where=str(path))
 
 
 def splits_of_pack(path: Path) -> list[str]:

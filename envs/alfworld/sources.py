@@ -1,4 +1,4 @@
-"""Where games come from: an official folder, a packed file, or the generator; opened once per process and shared."""
+"""Where games come from: an official folder or archive, a packed file, or the generator; opened once per process."""
 
 import os
 from collections.abc import Hashable, Sequence
@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.alfworld.game import TASK_TYPES, Game
 from agentrl.envs.alfworld.generate import GeneratedGames
 from agentrl.envs.alfworld.official import HINT, SPLITS, open_folder, splits_of_folder
 from agentrl.envs.alfworld.packed import open_pack, splits_of_pack
+from agentrl.envs.alfworld.zipped import is_archive, open_archive, splits_of_archive
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_choice
 
@@ -22,6 +24,10 @@ class Games(Hashable, Protocol):
 
     def __len__(self) -> int:
         """How many there are."""
+
+    @property
+    def data_source(self) -> DataSource:
+        """Where they come from."""
 
     def find(self, name: str) -> int:
         """The number of the game with this name."""
@@ -45,8 +51,9 @@ def open_games(
 ) -> Games:
     """The games of a split.
 
-    `data` is an official folder, a packed file, "generated", or None: the folder or file in ALFWORLD_DATA where that is
-    set, else generated games. `room_size`, `num_games` and `data_seed` are options of generated games only.
+    `data` is an official folder, the zip archive it is published as, a packed file, "generated", or None: what
+    ALFWORLD_DATA names where that is set, else generated games. `room_size`, `num_games` and `data_seed` are options of
+    generated games only.
     Raises `ValueError` for unknown names and `DataError` for data that cannot be used.
     """
     check_choice("split", split, SPLITS)
@@ -69,7 +76,10 @@ def available_splits(data: str | os.PathLike[str] | None = None) -> list[str]:
     if source == GENERATED:
         return list(SPLITS)
     path = Path(source)
-    found = splits_of_folder(path) if path.is_dir() else splits_of_pack(_existing(path))
+    if path.is_dir():
+        found = splits_of_folder(path)
+    else:
+        found = splits_of_archive(path) if is_archive(_existing(path)) else splits_of_pack(path)
     return [split for split in SPLITS if split in found]
 
 
@@ -87,7 +97,8 @@ def _from_files(source: str, split: str, grammar: str, types: tuple[str, ...]) -
     path = Path(source)
     if path.is_dir():
         return open_folder(path, split, grammar=grammar, task_types=types)
-    return open_pack(_existing(path), split, grammar=grammar, task_types=types)
+    open_file = open_archive if is_archive(_existing(path)) else open_pack
+    return open_file(path, split, grammar=grammar, task_types=types)
 
 
 def _existing(path: Path) -> Path:

@@ -10,9 +10,11 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import curriculum
 from agentrl.envs.math.answers import ANSWER_FORMATS
+from agentrl.envs.math.known_sets import source_of
 from agentrl.envs.math.overlap import exact_repeats, words
 from agentrl.envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
 from agentrl.envs.math.verifier import AnswerVerdict, require_math_verify, start_workers, verify
@@ -124,6 +126,11 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
     def num_tasks(self) -> int:
         """Number of problems in the split."""
         return len(self.problems)
+
+    @property
+    def data_source(self) -> DataSource:
+        """Where the problems come from."""
+        return source_of(self.problems, is_generated={p.source for p in self.problems} == {CURRICULUM})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Put a problem: number `options["task"]`, else a random one."""

@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium
 from gymnasium.utils import EzPickle
 
+from agentrl.common.data_source import DataSource
 from agentrl.common.extras import MissingExtraError
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
@@ -96,6 +97,11 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         self.observation_space = self.action_space = FreeText()
         self._problem: dict[str, Any] | None = None
         self._set_up({"call": "check"})
+
+    @property
+    def data_source(self) -> DataSource:
+        """The package makes the problems."""
+        return DataSource("generated", self.num_tasks)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Put a problem: number `options["task"]`, else a random one."""

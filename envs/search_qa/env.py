@@ -7,13 +7,14 @@ from typing import Any, Literal, get_args
 
 import gymnasium
 
+from agentrl.common.data_source import DataSource
 from agentrl.common.extras import MissingExtraError
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_at_least, check_choice, choose_task
 from agentrl.envs.search_qa import scoring
 from agentrl.envs.search_qa.encyclopaedia import KINDS, NUM_WORLDS, compact_world, full_encyclopaedia
 from agentrl.envs.search_qa.experts import EXPERTS, SearchExpert, VisibleNames
-from agentrl.envs.search_qa.questions import Question, load_questions
+from agentrl.envs.search_qa.questions import Question, load_questions, source_of
 from agentrl.envs.search_qa.text import INVALID_ACTION, clean_query, cut_turn, information, parse_action
 from agentrl.envs.spaces import FreeText
 from agentrl.retriever.client import Client, Hit
@@ -86,6 +87,7 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         files = {"questions": questions} if isinstance(questions, str) else dict(questions)
         self._questions_key = (tuple(files.items()), split, holdout, tuple(kinds or ()), seed)
         self._retriever_key = tuple(retriever) if isinstance(retriever, list | tuple) else retriever
+        self._searched = ", ".join(retriever) if isinstance(retriever, list | tuple) else str(retriever)
         self._limits = (timeout_s, patience_s)
         self.observation_space, self.action_space = FreeText(), FreeText()
         first = retriever[0] if isinstance(retriever, list | tuple) else retriever
@@ -102,6 +104,12 @@ class SearchQAEnv(gymnasium.Env[str, str]):
     def num_tasks(self) -> int:
         """Questions of the split; `reset(options={"task": i})` asks the i-th."""
         return len(_questions(*self._questions_key))
+
+    @property
+    def data_source(self) -> DataSource:
+        """Where the questions come from, and what is searched for their answers."""
+        questions = _questions(*self._questions_key)
+        return DataSource("generated", len(questions)) if self.is_generated else source_of(questions, self._searched)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Ask a question.

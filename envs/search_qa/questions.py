@@ -20,14 +20,25 @@ import io
 import json
 import lzma
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from agentrl.common.fields import fold, is_missing, open_text, pick, read_lines, read_spelled, text_of, texts_of
+from agentrl.common.data_source import DataSource, content_digest
+from agentrl.common.fields import (
+    find_packed,
+    fold,
+    is_missing,
+    open_text,
+    pick,
+    read_lines,
+    read_spelled,
+    text_of,
+    texts_of,
+)
 from agentrl.envs.env_errors import DataError
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
@@ -127,6 +138,12 @@ def load_questions(files: Mapping[str, str | Path], *, split: str, holdout: floa
     return tuple(questions)
 
 
+def source_of(questions: Sequence[Question], searched: str) -> DataSource:
+    """What questions from files are called: their number, their digest, and what is searched for answers."""
+    rows = ((question.task, question.text, *question.golden_answers) for question in questions)
+    return DataSource("files", len(questions), content_digest(rows), f"searching {searched}")
+
+
 def _is_held_out(question: Question, share: float) -> bool:
     words = " ".join(question.text.lower().split())
     return zlib.crc32(words.encode("utf-8", "replace")) % 10_000 < share * 10_000
@@ -134,8 +151,8 @@ def _is_held_out(question: Question, share: float) -> bool:
 
 @lru_cache(maxsize=64)
 def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
-    file = Path(path).expanduser()
-    if not file.is_file():
+    file = find_packed(Path(path).expanduser())
+    if file is None:
         raise DataError(f"no question file at {path} (data set {dataset}); give the path of the published file")
     questions = []
     for number, row in enumerate(_read_rows(file)):

@@ -2,10 +2,12 @@
 
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_at_least, check_choice, check_task
 from agentrl.envs.spaces import FreeText
@@ -112,6 +114,11 @@ class WebShopEnv(gymnasium.Env[str, str]):
     def __getstate__(self) -> dict[str, Any]:
         """Everything but the visit: the shop behind it is loaded again where it is needed."""
         return self.__dict__ | {"_session": None}
+
+    @property
+    def data_source(self) -> DataSource:
+        """What the goals are drawn from."""
+        return replace(self.shop.source, count=self.num_tasks)
 
     @property
     def shop(self) -> Shop:

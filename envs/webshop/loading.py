@@ -7,6 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.data_source import DataSource
+from agentrl.common.fields import plain_name
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_at_least, check_choice
 from agentrl.envs.webshop import official
@@ -43,7 +45,7 @@ def open_shop(data_dir: str | None = None, **options: Any) -> Shop:
 
 @lru_cache(maxsize=8)
 def _open_shop(
-    source: str,
+    place: str,
     *,
     num_products: int | None = None,
     kind: str = "synthetic",
@@ -55,12 +57,13 @@ def _open_shop(
 ) -> Shop:
     check_choice("goals", kind, KINDS)
     check_at_least("num_products", num_products)
-    if source == SYNTHETIC:
+    if place == SYNTHETIC:
         count = num_products or DEFAULT_NUM_PRODUCTS
         _check_size(count, "python -m agentrl.envs.webshop build --data-dir synthetic --num-products")
         products = synthetic_products(count, seed=catalogue_seed, style=style)
-        return _in_memory(products, name=synthetic_name(count, catalogue_seed, style), kind=kind, price_seed=price_seed)
-    folder = Path(source).expanduser()
+        source = DataSource("generated", count, about=synthetic_name(count, catalogue_seed, style))
+        return _in_memory(products, source, kind=kind, price_seed=price_seed)
+    folder = Path(place).expanduser()
     if is_store(folder):
         return open_store(folder, kind=kind, price_seed=price_seed, num_products=num_products)
     files = official.find_files(folder, num_products=num_products, needs_human=kind == "human")
@@ -69,8 +72,8 @@ def _open_shop(
         _check_size(count, f"python -m agentrl.envs.webshop build --data-dir {folder} --num-products")
     cleaned = list(official_products(files, num_products=num_products, verify=verify))
     tagged = nouns_of_catalogue(cleaned, folder=folder, method=title_nouns)
-    name = f"{files.products.name} ({len(cleaned):,} products)"
-    return _in_memory(tagged, name=name, kind=kind, price_seed=price_seed)
+    source = official_source(files, num_products=num_products, count=len(cleaned))
+    return _in_memory(tagged, source, kind=kind, price_seed=price_seed)
 
 
 def _check_size(num_products: int, command: str) -> None:
@@ -81,7 +84,7 @@ def _check_size(num_products: int, command: str) -> None:
         )
 
 
-def _in_memory(products: Iterable[Product], *, name: str, kind: str, price_seed: int | None) -> Shop:
+def _in_memory(products: Iterable[Product], source: DataSource, *, kind: str, price_seed: int | None) -> Shop:
     builder, kept = ShopBuilder(kinds=[kind]), []
     for product in products:
         builder.add(product)
@@ -89,9 +92,10 @@ def _in_memory(products: Iterable[Product], *, name: str, kind: str, price_seed:
     prices, index, goals = builder.finish(price_seed=price_seed or 0)
     if kind not in goals:
         raise DataError(
-            f"no product of the {name} has a {kind} instruction. Use more products, or files that belong together."
+            f"no product of the {source.about} has a {kind} instruction. "
+            "Use more products, or files that belong together."
         )
-    return Shop(name=name, products=kept, prices=prices, index=index, goals=goals[kind], kind=kind)
+    return Shop(source.about, kept, prices=prices, index=index, goals=goals[kind], kind=kind, source=source)
 
 
 def synthetic_name(num_products: int, seed: int, style: str) -> str:
@@ -110,11 +114,18 @@ def _from_synthetic(made: SyntheticProduct) -> Product:
     return product
 
 
+def official_source(files: official.OfficialFiles, *, num_products: int | None, count: int) -> DataSource:
+    """What files are: official where all of them are used as published."""
+    whole = num_products is None or num_products == (official.FULL_SIZE if files.is_full else 1000)
+    kind = "official" if whole and official.are_official(files) else "files"
+    name = f"{plain_name(files.products)} ({count:,} products)"
+    return DataSource(kind, count, official.unpacked_sum(files.products), name)
+
+
 def official_products(files: official.OfficialFiles, *, num_products: int | None, verify: bool) -> Iterator[Product]:
     """The products of official files, without nouns."""
-    used = [path for path in (files.products, files.notes, files.human) if path is not None]
     if verify:
-        for path in used:
+        for path in files.used:
             official.check_sum(path)
     records = islice(official.read_records(files.products), num_products)
     notes = official.read_mapping(files.notes)

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import lzma
+import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.fields import find_packed, open_binary, open_text, plain_name
 from agentrl.envs.env_errors import DataError
 
 _HELP = "The README of princeton-nlp/WebShop says how to obtain the files."
@@ -30,7 +34,7 @@ KNOWN_SUMS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class OfficialFiles:
-    """The files of one catalogue."""
+    """The files of one catalogue, packed or not."""
 
     products: Path
     notes: Path
@@ -39,7 +43,12 @@ class OfficialFiles:
     @property
     def is_full(self) -> bool:
         """Whether this is the catalogue of 1.18 million products."""
-        return self.products.name == "items_shuffle.json"
+        return plain_name(self.products) == "items_shuffle.json"
+
+    @property
+    def used(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.products, self.notes, self.human) if path is not None]
 
 
 def find_files(folder: Path, *, num_products: int | None = None, needs_human: bool | None = None) -> OfficialFiles:
@@ -53,32 +62,51 @@ def find_files(folder: Path, *, num_products: int | None = None, needs_human: bo
         )
     human = folder / "items_human_ins.json"
     for suffix in ("_1000", ""):
-        products, notes = folder / f"items_shuffle{suffix}.json", folder / f"items_ins_v2{suffix}.json"
-        if not products.is_file() or (suffix and (num_products or 0) > 1000):
+        products = find_packed(folder / f"items_shuffle{suffix}.json")
+        if products is None or (suffix and (num_products or 0) > 1000):
             continue
-        for path in (notes, *([human] if needs_human else [])):
-            if not path.is_file():
-                raise DataError(f"{folder} has {products.name} but not {path.name}, which belongs to it. {_HELP}")
-        return OfficialFiles(products, notes, human if needs_human is not False and human.is_file() else None)
+        notes, requests = find_packed(folder / f"items_ins_v2{suffix}.json"), find_packed(human)
+        missing = [] if notes else [f"items_ins_v2{suffix}.json"]
+        missing += [human.name] if needs_human and requests is None else []
+        if notes is None or missing:
+            raise DataError(f"{folder} has {products.name} but not {missing[0]}, which belongs to it. {_HELP}")
+        return OfficialFiles(products, notes, requests if needs_human is not False else None)
     raise DataError(f"{folder} has neither items_shuffle_1000.json nor items_shuffle.json. {_HELP}")
 
 
 def check_sum(path: Path) -> None:
     """Raise `DataError` where a file of an official name has other content."""
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found not in KNOWN_SUMS[path.name]:
+    found, known = unpacked_sum(path), KNOWN_SUMS[plain_name(path)]
+    if found not in known:
         raise DataError(
             f"{path} is not the official file of that name: its sha256 is {found}, expected "
-            f"{KNOWN_SUMS[path.name][0]}. Download it again, or use it as it is: verify=False, --no-verify. {_HELP}"
+            f"{known[0]}. Download it again, or use it as it is: verify=False, --no-verify. {_HELP}"
         )
+
+
+def are_official(files: OfficialFiles) -> bool:
+    """Whether all files are, byte for byte, the published ones."""
+    return all(unpacked_sum(path) == KNOWN_SUMS[plain_name(path)][0] for path in files.used)
+
+
+def unpacked_sum(path: Path) -> str:
+    """SHA-256 of a file's unpacked content; a file of the same size and time is not read again."""
+    state = path.stat()
+    return _unpacked_sum(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _unpacked_sum(path: Path, size: int, changed: int) -> str:
+    with open_binary(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        with open_text(path) as file:
+            content = json.load(file)
+    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
         raise DataError(f"{path} is not whole: {error}. Download it again. {_HELP}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold a JSON object, found a {type(content).__name__}. {_HELP}")
@@ -88,7 +116,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def read_records(path: Path) -> Iterator[Mapping[str, Any]]:
     """The elements of a JSON array, one at a time: the full file would take tens of gigabytes at once."""
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig") as file:
+    with open_text(path) as file:
         buffer, position, is_last = file.read(_CHUNK).lstrip(), 1, False
         if not buffer.startswith("["):
             raise DataError(f"{path} must hold a JSON array, found {buffer[:20]!r}. {_HELP}")

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.webshop.goals import Goal, GoalTable, GoalTableBuilder, draw_prices, make_goal
 from agentrl.envs.webshop.products import Product
 from agentrl.retriever.lexical.bm25 import LexicalIndex
@@ -26,6 +27,7 @@ class Shop:
     index: LexicalIndex
     goals: GoalTable
     kind: str  # of the goals: "synthetic" or "human"
+    source: DataSource  # of the products, which it counts
 
     def search(self, query: str) -> list[int]:
         """Numbers of the products found, best first."""

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.data_source import DataSource
 from agentrl.common.progress import track
 from agentrl.envs.options import check_at_least
 from agentrl.envs.webshop import official
@@ -15,6 +16,7 @@ from agentrl.envs.webshop.loading import (
     SYNTHETIC,
     find_source,
     official_products,
+    official_source,
     open_shop,
     synthetic_name,
     synthetic_products,
@@ -65,6 +67,7 @@ def info(options: argparse.Namespace) -> None:
     """Print what a catalogue holds: products, goals, sizes of the splits."""
     shop = _make_env(options).shop
     print(f"{shop.name}: {len(shop.products):,} products, {len(shop.goals):,} {shop.kind} goals")
+    print(f"data: {shop.source.kind}" + (f", sha256 {shop.source.sha256}" if shop.source.sha256 else ""))
     for by in ("goal", "product"):
         sizes = ", ".join(f"{split} {len(shop.goals.split(split, by=by)):,}" for split in SPLITS)
         print(f"split by {by}: {sizes}")
@@ -76,13 +79,18 @@ def build(options: argparse.Namespace) -> None:
     source, seed, style = find_source(options.data_dir), options.catalogue_seed, options.style
     if source == SYNTHETIC:
         total = options.num_products or DEFAULT_NUM_PRODUCTS
-        name, products = synthetic_name(total, seed, style), synthetic_products(total, seed=seed, style=style)
+        products = synthetic_products(total, seed=seed, style=style)
+        made_of = DataSource("generated", total, about=synthetic_name(total, seed, style))
     else:
         files = official.find_files(Path(source), num_products=options.num_products)
         cleaned = official_products(files, num_products=options.num_products, verify=options.verify)
         products = nouns_of_stream(cleaned, folder=Path(source), method=options.title_nouns)
-        total, name = options.num_products or (official.FULL_SIZE if files.is_full else 1000), files.products.name
-    build_store(products, options.out, name=name, total=total, price_seed=options.price_seed or 0)
+        total = options.num_products or (official.FULL_SIZE if files.is_full else 1000)
+        made_of = official_source(files, num_products=options.num_products, count=total)
+    build_store(
+        products, options.out, name=made_of.about, total=total, price_seed=options.price_seed or 0,
+        kind=made_of.kind, sha256=made_of.sha256,
+    )  # fmt: skip
     shop = open_shop(data_dir=str(options.out))
     counts = f"{len(shop.products):,} products, {len(shop.goals):,} goals"
     print(f"{options.out}: {counts}; give it as --data-dir, or as data_dir in code")

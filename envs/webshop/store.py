@@ -15,6 +15,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from agentrl.common.data_source import DataSource
 from agentrl.common.progress import track
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.webshop.goals import KINDS, GoalTable
@@ -56,12 +57,13 @@ class StoredProducts(Sequence[Product]):
 
 
 def build_store(
-    products: Iterable[Product], folder: Path, *, name: str, total: int | None, price_seed: int = 0
-) -> None:
+    products: Iterable[Product], folder: Path, *, name: str, total: int | None, price_seed: int = 0,
+    kind: str = "files", sha256: str | None = None,
+) -> None:  # fmt: skip
     """Build a shop into a folder.
 
     An interrupted build goes on where it was when called again with the same products: products already written are
-    skipped in the input.
+    skipped in the input. `kind` and `sha256` are those of the products' `DataSource`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / DESCRIPTION).exists():
@@ -87,6 +89,8 @@ def build_store(
     description = {
         "version": VERSION,
         "name": name,
+        "kind": kind,
+        "sha256": sha256,
         "price_seed": price_seed,
         "num_products": len(prices),
         "num_goals": {kind: len(table) for kind, table in goals.items()},
@@ -146,6 +150,14 @@ def open_store(folder: Path, *, kind: str, price_seed: int | None = None, num_pr
         index=LexicalIndex.open(folder / "index"),
         goals=GoalTable.open(folder / "goals" / kind),
         kind=kind,
+        source=_source_of(description),
+    )
+
+
+def _source_of(description: dict[str, Any]) -> DataSource:
+    """Where the products come from; shops built before this was noted are somebody's files."""
+    return DataSource(
+        description.get("kind", "files"), description["num_products"], description.get("sha256"), description["name"]
     )
 
 

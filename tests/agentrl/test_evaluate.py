@@ -76,7 +76,8 @@ def test_expert_evaluated_twice_a_problem_is_broken_down_and_every_sample_is_sto
     assert result["accuracy"]["curriculum, level 3"]["problems"] == 2
     assert result["accuracy"]["curriculum, subject equation"]["pass@2"] == [1.0, 1.0, 1.0]
     assert result["sampling"]["samples"] == 2
-    assert result["split"] == "test"
+    assert result["split"] == result["eval/split"] == "generated test"
+    assert result["eval/data"] == {"kind": "generated", "count": 10, "sha256": None, "about": ""}
 
 
 def test_what_nobody_sets_comes_from_the_benchmark() -> None:

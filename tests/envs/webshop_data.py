@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agentrl.common.data_source import DataSource
 from agentrl.envs.webshop.goals import Goal
 from agentrl.envs.webshop.loading import _in_memory
 from agentrl.envs.webshop.products import Product, clean_products
@@ -66,7 +67,7 @@ def three_products() -> list[Product]:
 
 def small_shop(kind: str = "synthetic") -> Shop:
     """The three products as a shop."""
-    return _in_memory(three_products(), name="test catalogue", kind=kind, price_seed=0)
+    return _in_memory(three_products(), DataSource("files", 3, about="test catalogue"), kind=kind, price_seed=0)
 
 
 def goal_for(target: Product, **fields: Any) -> Goal:
