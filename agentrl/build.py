@@ -31,6 +31,7 @@ from agentrl.rollout.engines.weight_sync import Host
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
 from agentrl.runs.checkpoint import load_adapter, load_trainer_state, save_model
+from agentrl.runs.trackers import require_trackers
 from agentrl.runs.writer import RunWriter
 from agentrl.types import Task
 
@@ -75,8 +76,9 @@ def make_environments(config: Config, processes: Processes) -> Environments:
     """Workers for both splits, and the tasks of each.
 
     Raises:
-        UserError: an environment that does not keep the contract, or fewer tasks than processes.
+        UserError: a tracker that cannot work, an environment that breaks the contract, fewer tasks than processes.
     """
+    require_trackers(config.tracking.trackers)
     set_threads(config.model.path)
     train, held_out = (EnvPool.of(environment_spec(config, split), config.rollout) for split in ("train", "eval"))
     num_tasks, num_held_out = train.capabilities().num_tasks, held_out.capabilities().num_tasks

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from accelerate.tracking import GeneralTracker
 
 from agentrl.config.schema import Config
 from agentrl.console import note
@@ -17,6 +17,7 @@ from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics
 from agentrl.runs.outputs import not_empty, require_empty, whole_file, write_json
 from agentrl.runs.software import describe_software
+from agentrl.runs.trackers import curves_of, log_episodes, start_tracker
 from agentrl.types import Group, Metrics, Trajectory
 
 
@@ -134,6 +135,7 @@ class RunWriter:
             name: file name for `trajectories`, which are stored always.
             trajectories: further episodes.
         """
+        trajectories = list(trajectories)
         step, every = metrics["step"], self.config.tracking.trajectories_every
         if name is not None:
             self._store(name, trajectories)
@@ -143,9 +145,9 @@ class RunWriter:
             file.write(json.dumps(metrics) + "\n")
         self.costs = metrics if metrics["kind"] == "train" else self.costs
         self._start_trackers(step)
-        numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and key != "step"}
         for tracker in self._trackers:
-            tracker.log(numbers, step=step)
+            tracker.log(curves_of(metrics), step=step)
+        log_episodes(self._trackers, trajectories, step=step)
 
     def _store(self, name: str, trajectories: Iterable[Trajectory]) -> None:
         """Write `trajectories/NAME.jsonl`: one episode a line, readable without this package."""
@@ -162,14 +164,6 @@ class RunWriter:
             tracker.finish()
 
     def _start_trackers(self, step: int) -> None:
-        if self._trackers:
-            return
-        for name in self.config.tracking.trackers:
-            tracker_class = LOGGER_TYPE_TO_CLASS[name]
-            if name == "tensorboard":
-                # Points that a resumed run will write again are hidden by the viewer.
-                tracker = tracker_class("tensorboard", logging_dir=self.folder, purge_step=step)
-            else:
-                tracker = tracker_class(self.folder.name, dir=str(self.folder))
-            tracker.start()
-            self._trackers.append(tracker)
+        if not self._trackers:
+            names = self.config.tracking.trackers
+            self._trackers = [start_tracker(name, self.folder, self.config, step=step) for name in names]

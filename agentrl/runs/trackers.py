@@ -1,0 +1,127 @@
+"""Where curves go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow, Trackio, by accelerate's trackers."""
+
+import importlib.util
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+
+from agentrl.common.extras import MissingExtraError
+from agentrl.config.describe import leaves
+from agentrl.config.schema import Config
+from agentrl.errors import UserError
+from agentrl.types import Metrics, Trajectory
+
+FIRST_SCREEN = {
+    "1_success/held_out": "eval/success",
+    "1_success/training": "rollout/success",
+    "2_reward/held_out": "eval/reward",
+    "2_reward/training": "rollout/reward",
+    "3_reuse/uses": "learner/steps",
+    "3_reuse/discarded": "learner/discarded",
+    "3_reuse/kl": "learner/kl",
+    "4_health/failed_share": "rollout/failed_share",
+    "4_health/cut_turns": "rollout/cut_turns",
+    "4_health/invalid_actions": "rollout/invalid_actions",
+    "4_health/mixed_groups": "batch/mixed_groups",
+}
+"""Names that trackers sort before all others -> key of metrics.jsonl; every key is there under its own name too."""
+
+COLUMNS = ("step", "split", "task", "category", "success", "reward", "status", "turns", "prompt", "answers")
+"""Of the table of episodes."""
+_SHOWN_CHARACTERS = 2000
+
+
+def require_trackers(names: Iterable[str]) -> None:
+    """Refuse trackers that cannot work, before the run costs anything.
+
+    Raises:
+        UserError: a package is not installed, or Weights & Biases knows no key or does not answer.
+    """
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(name, name, f"tracking.trackers: {name}")
+        if name == "wandb":
+            _require_wandb()
+
+
+def _require_wandb() -> None:
+    import wandb
+
+    mode = wandb.setup().settings.mode
+    if mode in ("offline", "disabled", "dryrun"):
+        return
+    remedy = "or set WANDB_MODE=offline (`wandb sync` uploads later), or leave wandb out of tracking.trackers"
+    try:
+        known = wandb.login(prompt=False, verify=True, timeout=20)
+    except (wandb.errors.Error, OSError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"tracking.trackers: Weights & Biases refuses: {text[:300]} Run `wandb login`, {remedy}."
+        ) from None
+    if not known:
+        raise UserError(
+            f"tracking.trackers: Weights & Biases has no key. Run `wandb login` or set WANDB_API_KEY, {remedy}."
+        )
+
+
+def start_tracker(name: str, folder: Path, config: Config, *, step: int) -> GeneralTracker:
+    """A tracker that has begun.
+
+    Args:
+        name: of `tracking.trackers`.
+        folder: of the run; its name is the run's.
+        config: what the run is called to be made of.
+        step: of the first record to come.
+
+    Raises:
+        UserError: it cannot begin.
+    """
+    kind, project = LOGGER_TYPE_TO_CLASS[name], os.environ.get(f"{name.upper()}_PROJECT", "agentrl")
+    settings = {key: value if isinstance(value, str | int | float) else str(value) for key, value in _flat(config)}
+    if name == "tensorboard":
+        # Points that a resumed run will write again are hidden by the viewer.
+        tracker = kind("tensorboard", logging_dir=folder, purge_step=step)
+    elif name == "wandb":
+        tracker = kind(project, name=folder.name, group=folder.name, dir=str(folder), config=config.model_dump())
+    elif name == "mlflow":
+        tracker = kind(experiment_name=project, logging_dir=None, run_name=folder.name)
+    else:
+        tracker = kind(project, name=folder.name, group=folder.name, config=settings)
+    try:
+        tracker.start()
+        if name == "mlflow":
+            tracker.store_init_configuration(settings)
+    except Exception as error:  # of a package that raises what it likes
+        raise UserError(f"tracking.trackers: {name} cannot begin: {type(error).__name__}: {error}") from error
+    return tracker
+
+
+def _flat(config: Config) -> Iterable[tuple[str, Any]]:
+    return leaves(config.model_dump())
+
+
+def curves_of(metrics: Metrics) -> dict[str, float]:
+    """The numbers of a record, with those that are looked at first under names that come first."""
+    numbers = {key: value for key, value in metrics.items() if isinstance(value, int | float) and key != "step"}
+    return {first: numbers[key] for first, key in FIRST_SCREEN.items() if key in numbers} | numbers
+
+
+def log_episodes(trackers: Iterable[GeneralTracker], trajectories: Iterable[Trajectory], *, step: int) -> None:
+    """A table of episodes, for trackers that have tables."""
+    rows = [_row(trajectory, step) for trajectory in trajectories]
+    for tracker in trackers:
+        if rows and tracker.name == "wandb":
+            tracker.log_table("episodes", columns=list(COLUMNS), data=rows, step=step)
+
+
+def _row(trajectory: Trajectory, step: int) -> list[Any]:
+    """One line of the table, in the order of `COLUMNS`."""
+    answers = "\n".join(turn.action for turn in trajectory.turns)
+    return [
+        step, trajectory.task.split, trajectory.name or "", trajectory.category or "", bool(trajectory.success),
+        float(trajectory.reward), trajectory.status.value, len(trajectory.turns),
+        trajectory.first_observation[:_SHOWN_CHARACTERS], answers[:_SHOWN_CHARACTERS],
+    ]  # fmt: skip

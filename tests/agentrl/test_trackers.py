@@ -1,0 +1,122 @@
+"""Trackers, offline and with their real packages: what arrives, and what is said beforehand where nothing could."""
+
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentrl.errors import UserError
+from agentrl.runs.trackers import FIRST_SCREEN, curves_of, require_trackers
+
+WORDS = (
+    "--env.id", "tests.toy:ColourEnv", "--train.steps", "1", "--train.groups_per_step", "2", "--train.group_size", "2",
+    "--eval.tasks", "3", "--rollout.max_new_tokens", "2", "--model.tiny.hidden_size", "16", "--learner.max_reuse", "1",
+)  # fmt: skip
+_BLOCK = 32768
+
+
+def train(folder: Path, tracker: str, **surroundings: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "agentrl.train", *WORDS, "--run-dir", str(folder)]
+    return subprocess.run(
+        [*command, "--tracking.trackers", json.dumps([tracker])], capture_output=True, text=True, timeout=300,
+        env={**os.environ, "HOME": str(folder.parent), **surroundings},
+    )  # fmt: skip
+
+
+def records_of(path: Path) -> Iterator[Any]:
+    """Records of an offline W&B file: LevelDB's log format behind a header of seven bytes."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    data, place, parts = path.read_bytes(), 7, b""
+    while place + 7 <= len(data):
+        if _BLOCK - place % _BLOCK < 7:
+            place += _BLOCK - place % _BLOCK
+            continue
+        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
+        parts += data[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            record = Record()
+            record.ParseFromString(parts)
+            yield record
+            parts = b""
+
+
+def test_curves_that_are_looked_at_first_come_first_and_none_is_lost() -> None:
+    record = {"step": 3, "kind": "train", "rollout/success": 0.5, "rollout/reward": 1.5, "learner/steps": 2}
+    assert curves_of(record) == {
+        "1_success/training": 0.5, "2_reward/training": 1.5, "3_reuse/uses": 2,
+        "rollout/success": 0.5, "rollout/reward": 1.5, "learner/steps": 2,
+    }  # fmt: skip
+    assert sorted(FIRST_SCREEN) == list(FIRST_SCREEN) or {name[0] for name in FIRST_SCREEN} == set("1234")
+
+
+def test_tracker_when_its_package_is_missing_then_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"tracking.trackers: wandb needs the package 'wandb'.*\[wandb\]"):
+        require_trackers(["wandb"])
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs the extra wandb")
+def test_wandb_without_a_key_then_one_line_before_anything_is_loaded(tmp_path: Path) -> None:
+    done = train(tmp_path / "run", "wandb", WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9")
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "WANDB_MODE=offline" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs the extra wandb")
+def test_wandb_offline_then_project_name_config_curves_and_episodes_arrive(tmp_path: Path) -> None:
+    done = train(tmp_path / "my-run", "wandb", WANDB_MODE="offline", WANDB_PROJECT="colours")
+    assert done.returncode == 0, done.stderr
+    (path,) = (tmp_path / "my-run").glob("wandb/offline-run-*/*.wandb")
+    records = list(records_of(path))
+    run = next(record.run for record in records if record.HasField("run"))
+    assert (run.project, run.display_name) == ("colours", "my-run")
+    config = {update.key: json.loads(update.value_json) for update in run.config.update}
+    assert config["env"]["id"] == "tests.toy:ColourEnv"
+    curves: dict[str, Any] = {}
+    for record in records:
+        if record.HasField("history"):
+            curves |= {item.key or "/".join(item.nested_key): item.value_json for item in record.history.item}
+    assert {"1_success/held_out", "2_reward/training", "3_reuse/uses", "4_health/cut_turns"} <= curves.keys()
+    (*_, table) = sorted((tmp_path / "my-run").glob("wandb/offline-run-*/files/media/table/*.json"))
+    content = json.loads(table.read_text())
+    assert content["columns"][:5] == ["step", "split", "task", "category", "success"]
+    assert len(content["data"]) == 3
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="needs the extra mlflow")
+def test_mlflow_in_a_local_file_then_name_config_and_curves_arrive(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path}/runs.db"
+    done = train(tmp_path / "my-run", "mlflow", MLFLOW_TRACKING_URI=address)
+    assert done.returncode == 0, done.stderr
+    from mlflow import MlflowClient
+
+    client = MlflowClient(address)
+    (found,) = client.search_runs([client.get_experiment_by_name("agentrl").experiment_id])
+    assert found.info.run_name == "my-run"
+    assert found.data.params["env.id"] == "tests.toy:ColourEnv"
+    assert "1_success/held_out" in found.data.metrics
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("trackio"), reason="needs the extra trackio")
+def test_trackio_in_a_local_file_then_name_and_curves_arrive(tmp_path: Path) -> None:
+    done = train(tmp_path / "my-run", "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    code = "import trackio; r = trackio.Api().runs('agentrl')[0]; print(r.name)"
+    read = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
+    )
+    assert "my-run" in read.stdout, read.stderr
