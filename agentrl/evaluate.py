@@ -197,6 +197,8 @@ def show_result(config: Config, policy: str, result: Evaluation, record: Metrics
         console.print(accuracy_view(result.accuracy, samples=result.samples, title=title))
     else:
         name = policy if policy != "model" else f"T = {config.eval.temperature:g}"
+        if policy == "expert" and "expert" not in config.env.options:
+            name = ", ".join(filter(None, (name, conventions(config.env.id).get("expert"))))
         console.print(success_table({name: result.rates}, title=title))
     say(sampling_line(record["sampling"]))
 

@@ -1,6 +1,10 @@
 """What a config amounts to, worked out before anything is loaded: the table of `--dry-run`."""
 
+import math
 import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +18,7 @@ from agentrl.dry_run.estimate import (
     CPU,
     GPU,
     GPU_FP32,
+    Item,
     Shape,
     batch_seconds,
     checkpoint_memory,
@@ -70,7 +75,52 @@ def schedule_table(config: Config) -> Table:
         for row in rows:
             table.add_row(*row)
         table.add_section()
+    needed = max(sum(item.value for item in items) for _, items, _ in _phases(config, shape, processes))
+    saved = checkpoint_memory(shape, config).value * config.checkpoint.keep
+    on_gpu, here = _on_gpu(shape), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+    texts = warnings_of(needed, saved, memory=machine_memory(), disk=free_disk(), processes_here=here)
+    if on_gpu and not torch.cuda.is_available():
+        texts.append("there is no GPU here; times are those of one, and on this machine many times longer")
+    table.caption, table.caption_justify = "\n".join(f"warning: {text}" for text in texts) or None, "left"
     return table
+
+
+def warnings_of(needed: float, saved: float, *, memory: float, disk: float, processes_here: int) -> list[str]:
+    """What a machine lacks.
+
+    Args:
+        needed: most bytes that one process holds at once.
+        saved: bytes of all checkpoints that are kept.
+        memory: bytes of a GPU, or where there is none of the machine, which all its processes share.
+        disk: free bytes where runs are written.
+        processes_here: on this machine.
+    """
+    share = memory if torch.cuda.is_available() else memory / processes_here
+    texts = []
+    if needed > share:
+        whose = "a GPU here has" if torch.cuda.is_available() else "this machine has"
+        texts.append(
+            f"a process needs about {format_bytes(needed)} and {whose} {format_bytes(share)} for it: take a smaller "
+            "learner.microbatch_tokens or rollout.max_concurrent, model.lora_rank, or more memory"
+        )
+    if saved > disk:
+        texts.append(f"checkpoints take {format_bytes(saved)}, and {format_bytes(disk)} are free on this disk")
+    return texts
+
+
+def machine_memory() -> float:
+    """Bytes of the first GPU, else of the machine or of what a container may use of it."""
+    if torch.cuda.is_available():
+        return float(torch.cuda.get_device_properties(0).total_memory)
+    limits = [float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))]
+    with suppress(OSError, ValueError):  # no control group, or "max"
+        limits.append(float(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits)
+
+
+def free_disk() -> float:
+    """Free bytes of the disk that `runs` is on."""
+    return float(shutil.disk_usage(Path.cwd()).free)
 
 
 def _on_gpu(shape: Shape) -> bool:
@@ -111,13 +161,28 @@ def _batch_rows(config: Config) -> list[Row]:
 
 
 def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
+    learner, engine = _memory_items(config, shape, processes)
+    rows = [(item.name, format_bytes(item.value), item.formula) for item in [*learner, *engine]]
+    for name, items, how in _phases(config, shape, processes):
+        rows.append((name, format_bytes(sum(item.value for item in items)), f"{how}; per process of {processes}"))
+    saved = checkpoint_memory(shape, config)
+    rows.append((saved.name, format_bytes(saved.value), saved.formula))
+    return rows
+
+
+def _memory_items(config: Config, shape: Shape, processes: int) -> tuple[list[Item], list[Item]]:
+    """(of the learner, of the engine) in one process."""
     tokens = min(config.learner.microbatch_tokens, config.rollout.max_context_tokens * config.train.group_size)
     tokens = max(tokens, config.rollout.max_context_tokens)
     device = torch.device("cuda" if _on_gpu(shape) else "cpu")
     chunk = min(tokens, default_chunk(shape.vocabulary, device))
     learner = learner_memory(shape, config, tokens=tokens, chunk=chunk, processes=processes)
-    engine = engine_memory(shape, config, processes=processes)
-    rows = [(item.name, format_bytes(item.value), item.formula) for item in [*learner, *engine]]
+    return learner, engine_memory(shape, config, processes=processes)
+
+
+def _phases(config: Config, shape: Shape, processes: int) -> list[tuple[str, list[Item], str]]:
+    """(name, what is held at once, how that comes about) of the parts of a batch."""
+    learner, engine = _memory_items(config, shape, processes)
     if holds_own_weights(config.rollout):
         resident = [item for item in learner if item.name in ("weights", "optimizer", "reference policy")]
         phases = [
@@ -127,13 +192,8 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
         if not config.rollout.endpoints:
             how = "weights, optimizer, reference, engine's weights, one tensor in both types"
             phases.append(("memory of a weight sync", [*resident, *sync_memory(shape, config)], how))
-    else:
-        phases = [("memory in all", [*learner, *engine], "sum of the above")]
-    for name, items, how in phases:
-        rows.append((name, format_bytes(sum(item.value for item in items)), f"{how}; per process of {processes}"))
-    saved = checkpoint_memory(shape, config)
-    rows.append((saved.name, format_bytes(saved.value), saved.formula))
-    return rows
+        return phases
+    return [("memory in all", [*learner, *engine], "sum of the above")]
 
 
 def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
@@ -145,7 +205,12 @@ def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     total = sum(item.value for item in items)
     rows = [(item.name, f"{item.value / total:.0%}", item.formula) for item in items]
     how = f"all {updates} updates, all rows full; {device.name}; environments not counted"
-    return [*rows, ("seconds per batch", f"<= {total:,.0f}", how)]
+    whole = f"{config.train.steps:,} batches; evaluations and the warm start not counted"
+    return [
+        *rows,
+        ("seconds per batch", f"<= {total:,.0f}", how),
+        ("time in all", f"<= {format_hours(total * config.train.steps)}", whole),
+    ]
 
 
 def model_shape(config: Config) -> Any:
@@ -161,6 +226,16 @@ def model_shape(config: Config) -> Any:
     if config.model.path in _KNOWN_SHAPES:
         return _KNOWN_SHAPES[config.model.path]
     return read_config(config.model.path)
+
+
+def format_hours(seconds: float) -> str:
+    """`2 h 06 min`, rounded up.
+
+    >>> format_hours(7530), format_hours(59)
+    ('2 h 06 min', '0 h 01 min')
+    """
+    hours, minutes = divmod(math.ceil(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02} min"
 
 
 def format_bytes(count: float) -> str:

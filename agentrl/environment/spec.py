@@ -138,7 +138,8 @@ def count_tasks(spec: EnvironmentSpec) -> int | None:
 def conventions(env_id: str) -> dict[str, Any]:
     """How a benchmark is usually evaluated, from the `metadata` of its class; all keys may be missing.
 
-    `eval_split`; `eval_samples`, episodes per task; `scorer`, the distribution that judges answers.
+    `eval_split`; `eval_samples`, episodes per task; `scorer`, the distribution that judges answers; `expert`, what its
+    default expert is, where that is no ceiling.
     """
     return dict(getattr(_find_entry_point(env_id), "metadata", {}))
 

@@ -79,6 +79,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
     # for each instance: a step may wait for a worker up to two seconds, so an event loop had better not wait along.
     metadata: dict[str, Any] = {  # noqa: RUF012 - so declared by the base class
         "render_modes": [], "eval_split": "test", "eval_samples": 16, "scorer": "math-verify",
+        "expert": "pupil who errs on purpose, no ceiling",
     }  # fmt: skip
 
     def __init__(

@@ -6,10 +6,9 @@ from agentrl.common.data_source import DataSource, content_digest
 from agentrl.envs.math.problems import Problem
 
 # content_digest over (problem, answer) as `load_problems` gives them. The copies are those that docs/data.md names, but
-# for math500 (the copy of hkust-nlp/simpleRL-reason) and aime25 (two public copies agree on the answers).
+# for math500 (the copy of hkust-nlp/simpleRL-reason).
 KNOWN_SETS = {
     "math500": "531b6be0ca86f5237b9f3ec0290ccba550bcd1bf3269e646ac89d85bc15a0cac",
-    "aime25": "65be75325e524c734308f8fcc6321d1939ee356375969f3aad30a7dd04bb4d57",
     "minerva": "0155205b1e8e2cb55b3efe60bcfae8840a0783f1957572b7ea0afaccb6662af6",
     "olympiadbench": "5e8829510dadd04db57aafc2b543223f01c8062ce7135cf60479455583d155b0",
     "gsm8k_train": "62ed404cddde4ff555e515cd1932a521932ce0de2044a0d797e941c5459dbd04",

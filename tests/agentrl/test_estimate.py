@@ -27,7 +27,7 @@ from agentrl.dry_run.estimate import (
     sync_memory,
     trained_parameters,
 )
-from agentrl.dry_run.schedule import _KNOWN_SHAPES
+from agentrl.dry_run.schedule import _KNOWN_SHAPES, format_hours, warnings_of
 from agentrl.model.head import default_chunk
 from agentrl.model.weights import add_lora, computing
 from agentrl.rollout.engines.base import Sampling
@@ -235,3 +235,14 @@ def test_an_update_peaks_where_the_formulas_say(model: tuple[type, dict[str, Any
     estimate = sum(item.value for item in items)
     print(f"{estimate / float(done.stdout):.2f} of the measured peak")
     assert estimate == pytest.approx(float(done.stdout), rel=0.15)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the figures are those of a machine without a GPU")
+def test_too_little_memory_or_disk_is_a_warning() -> None:
+    giga = 1 << 30
+    assert warnings_of(20 * giga, giga, memory=23 * giga, disk=2 * giga, processes_here=1) == []
+    memory, disk = warnings_of(34 * giga, 3 * giga, memory=23 * giga, disk=2 * giga, processes_here=1)
+    assert memory.startswith("a process needs about 34.0 GiB and this machine has 23.0 GiB for it")
+    assert disk == "checkpoints take 3.0 GiB, and 2.0 GiB are free on this disk"
+    assert len(warnings_of(20 * giga, 0, memory=23 * giga, disk=giga, processes_here=2)) == 1
+    assert (format_hours(7530), format_hours(59)) == ("2 h 06 min", "0 h 01 min")
