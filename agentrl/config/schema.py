@@ -246,9 +246,9 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """What a run writes."""
 
-    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default=["tensorboard"])
-    """Where curves go beside metrics.jsonl; each but the first is an extra of that name. wandb gets tables of held-out
-    episodes too. The project is `agentrl`, or what WANDB_PROJECT, MLFLOW_PROJECT, TRACKIO_PROJECT says."""
+    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=["tensorboard"])
+    """Where curves go beside metrics.jsonl. wandb is an extra, gets tables of held-out episodes too, and its project is
+    `agentrl`, or what WANDB_PROJECT says."""
     trajectories_every: int = Field(1, ge=0)
     """Rollout batches between stored trajectory files; 0 stores none."""
     divergence_every: int = Field(10, ge=0)

@@ -1,4 +1,4 @@
-"""Where curves go beside metrics.jsonl: TensorBoard, Weights & Biases, MLflow, Trackio, by accelerate's trackers."""
+"""Where curves go beside metrics.jsonl: TensorBoard, Weights & Biases, by accelerate's trackers."""
 
 import importlib.util
 import os
@@ -9,7 +9,6 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from agentrl.common.extras import MissingExtraError
-from agentrl.config.describe import leaves
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
 from agentrl.types import Metrics, Trajectory
@@ -79,28 +78,18 @@ def start_tracker(name: str, folder: Path, config: Config, *, step: int) -> Gene
     Raises:
         UserError: it cannot begin.
     """
-    kind, project = LOGGER_TYPE_TO_CLASS[name], os.environ.get(f"{name.upper()}_PROJECT", "agentrl")
-    settings = {key: value if isinstance(value, str | int | float) else str(value) for key, value in _flat(config)}
+    kind = LOGGER_TYPE_TO_CLASS[name]
     if name == "tensorboard":
         # Points that a resumed run will write again are hidden by the viewer.
         tracker = kind("tensorboard", logging_dir=folder, purge_step=step)
-    elif name == "wandb":
-        tracker = kind(project, name=folder.name, group=folder.name, dir=str(folder), config=config.model_dump())
-    elif name == "mlflow":
-        tracker = kind(experiment_name=project, logging_dir=None, run_name=folder.name)
     else:
-        tracker = kind(project, name=folder.name, group=folder.name, config=settings)
+        project = os.environ.get("WANDB_PROJECT", "agentrl")
+        tracker = kind(project, name=folder.name, group=folder.name, dir=str(folder), config=config.model_dump())
     try:
         tracker.start()
-        if name == "mlflow":
-            tracker.store_init_configuration(settings)
     except Exception as error:  # of a package that raises what it likes
         raise UserError(f"tracking.trackers: {name} cannot begin: {type(error).__name__}: {error}") from error
     return tracker
-
-
-def _flat(config: Config) -> Iterable[tuple[str, Any]]:
-    return leaves(config.model_dump())
 
 
 def curves_of(metrics: Metrics) -> dict[str, float]:

@@ -162,8 +162,9 @@ def column(run: Run, name: str) -> list[float]:
 
 
 def final_success(run: Run) -> float:
-    """Mean of the last five evaluations."""
-    return converged(column(run, "success"), last=LAST)
+    """Mean of the last five evaluations, that before training left out where there are others."""
+    curve = column(run, "success")
+    return converged(curve[1:] if len(curve) > 1 and not column(run, "step")[0] else curve, last=LAST)
 
 
 def mean_final(runs: Sequence[Run]) -> float:

@@ -92,31 +92,3 @@ def test_wandb_offline_then_project_name_config_curves_and_episodes_arrive(tmp_p
     content = json.loads(table.read_text())
     assert content["columns"][:5] == ["step", "split", "task", "category", "success"]
     assert len(content["data"]) == 3
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="needs the extra mlflow")
-def test_mlflow_in_a_local_file_then_name_config_and_curves_arrive(tmp_path: Path) -> None:
-    address = f"sqlite:///{tmp_path}/runs.db"
-    done = train(tmp_path / "my-run", "mlflow", MLFLOW_TRACKING_URI=address)
-    assert done.returncode == 0, done.stderr
-    from mlflow import MlflowClient
-
-    client = MlflowClient(address)
-    (found,) = client.search_runs([client.get_experiment_by_name("agentrl").experiment_id])
-    assert found.info.run_name == "my-run"
-    assert found.data.params["env.id"] == "tests.toy:ColourEnv"
-    assert "1_success/held_out" in found.data.metrics
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("trackio"), reason="needs the extra trackio")
-def test_trackio_in_a_local_file_then_name_and_curves_arrive(tmp_path: Path) -> None:
-    done = train(tmp_path / "my-run", "trackio", TRACKIO_DIR=str(tmp_path / "trackio"))
-    assert done.returncode == 0, done.stderr
-    code = "import trackio; r = trackio.Api().runs('agentrl')[0]; print(r.name)"
-    read = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")},
-    )
-    assert "my-run" in read.stdout, read.stderr
