@@ -79,6 +79,9 @@ class TinyModelConfig(Section):
     """Whether the lm_head shares the embedding matrix."""
     max_positions: int = Field(4096, ge=16)
     """Longest row the model accepts, in tokens."""
+    init_std: float | None = Field(None, gt=0)
+    """Deviation of the weights at the start; None: 1 / sqrt(width). With much less, what is read hardly moves what is
+    said, and one answer for all is learned before one that depends on the question."""
     entity_names: bool = True
     """Whether a word and the number behind it are one token (`cabinet 13`); off where numbers are computed with."""
 
