@@ -152,7 +152,7 @@ class RolloutConfig(Section):
     max_turns: int = Field(20, ge=1)
     """Actions per episode."""
     max_new_tokens: int = Field(16, ge=1)
-    """Generated tokens per turn."""
+    """Generated tokens per turn; 4 for a tiny model from scratch, whose answers are a word."""
     max_context_tokens: int = Field(2048, ge=8)
     """Longest row: prompt, observations and answers together."""
     temperature: float = Field(1.0, gt=0)
@@ -173,7 +173,7 @@ class TrainConfig(Section):
     """The loop."""
 
     steps: int = Field(100, ge=0)
-    """Rollout batches."""
+    """Rollout batches; 200 for a tiny model from scratch."""
     groups_per_step: int = Field(16, ge=1)
     """Tasks per rollout batch."""
     group_size: int = Field(8, ge=2)
@@ -217,7 +217,8 @@ class LearnerConfig(Section):
     warmup_batches: int = Field(0, ge=0)
     """Rollout batches over which the learning rate rises linearly."""
     schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches."""
+    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches, as a tiny model from scratch
+    has it."""
     microbatch_tokens: int = Field(16384, ge=1)
     """Token budget of one forward pass, padding included."""
     shard: bool = False
