@@ -5,8 +5,7 @@
       │       episode            other processes   the gate ends it      last of them        │
       └───────────────── now and then: held-out tasks, a checkpoint ◄────────────────────────┘
 
-Every process does this with its share of the tasks and its own engine. What is learned from is in `compare`
-(`learner/compare.py`): groups of one task, their rewards, advantages of the sampled tokens.
+Every process plays its share of the tasks with its own engine. What is learned from is in `learner/compare.py`.
 """
 
 if __name__ == "__main__":
@@ -26,7 +25,7 @@ from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.listings import answer_listing
 from agentrl.command.parsers import program, train_parser
 from agentrl.common.paths import user_path
-from agentrl.config.read import load_config
+from agentrl.config.read import config_without_file, load_config
 from agentrl.config.schema import Config
 from agentrl.console import Display, console, say
 from agentrl.dry_run.schedule import schedule_table
@@ -113,9 +112,9 @@ def run(
     interruption, display = Interruption.of(processes), Display()
     shared: dict[str, Any] = {"processes": processes, "interruption": interruption, "display": display}
     held_out = HeldOut(evaluation, places.held_out_tasks, run=writer, **shared)
+    rooms: dict[str, Any] = {"held_out": held_out, "run": writer, "checkpoints": checkpoints, **shared}
     try:
         with display, interruption, interruption.patiently(), checkpoints.saving_at_the_end(learner, places.sampler):
-            rooms: dict[str, Any] = {"held_out": held_out, "run": writer, "checkpoints": checkpoints, **shared}
             train(config, learner, engine, rollout, places.sampler, **rooms)
     except KeyboardInterrupt:
         say(f"interrupted; continue with: {program('train')} --resume {folder}")
@@ -136,11 +135,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if options.resume and (options.config or options.run_dir):
         raise UserError("--resume RUN brings its own config and folder; give no CONFIG and no --run-dir with it.")
-    config = load_config(read_run_config(options.resume) if options.resume else options.config, overrides)
+    file = options.config or config_without_file(overrides)
+    config = load_config(read_run_config(options.resume) if options.resume else file, overrides)
     if options.dry_run:
         console.print(schedule_table(config))
         return 0
-    run(config, run_dir=options.run_dir, resume=options.resume, name=options.config.stem if options.config else None)
+    run(config, run_dir=options.run_dir, resume=options.resume, name=file.stem if file else None)
     return 0
 
 

@@ -142,12 +142,18 @@ def page(report: dict[str, Any]) -> str:
         f"{name}: {' '.join(f'--{key} {value}' for key, value in settings.items())}"
         for name, settings in report["own_settings"].items()
     )
+    results = [Result(**run) for run in report["runs"]]
+    played = {result.environment for result in results}
+    below = {result.environment for result in results if result.share < GOAL or result.cpu_s > BUDGET_S}
+    verdict = f"short of {GOAL:.0%} in {BUDGET_S} CPU-seconds with some seed: {', '.join(sorted(below)) or 'none'}"
+    if missing := [env.__name__ for env in ENVIRONMENTS if env.__name__ not in played]:
+        verdict += f"; not measured: {', '.join(missing)}"
     return (
         "# Ten small environments\n\nMean reward on 256 held-out tasks at temperature 1, before and after training the "
         "tiny model from scratch (Price: after a short warm start); environments and what is possible in them are in "
         "`benchmarks/small_environments.py`, the runs in `benchmarks/ten_environments.py`.\n\n"
-        f"- settings: `{words}`\n- of single environments: `{own}`\n- machine: {report['machine']}\n\n"
-        f"{table([Result(**run) for run in report['runs']])}"
+        f"- settings: `{words}`\n- of single environments: `{own}`\n- machine: {report['machine']}\n- {verdict}\n\n"
+        f"{table(results)}"
     )
 
 

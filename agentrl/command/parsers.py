@@ -45,7 +45,8 @@ def train_parser() -> Parser:
     )
     parser.add_argument(
         "config", nargs="?", type=user_path, metavar="CONFIG",
-        help="TOML file, or the name of a shipped one (--list); without it, the defaults",
+        help="TOML file, or the name of a shipped one (--list); without it the quickstart, or with --env.id or "
+        "--model.path the defaults",
     )  # fmt: skip
     parser.add_argument("--run-dir", type=user_path, help="where to write (default: runs/NAME-TIME)")
     parser.add_argument(

@@ -22,11 +22,8 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
     Args:
         tree: nested tables, as far as they are given.
     """
-    is_tiny = _get(tree, "model", "path", "tiny") == "tiny"
-    if is_tiny:
-        yield DependentDefault(
-            "learner.lr", 1e-3, 'model.path = "tiny": at the rate of pretrained models it stands still'
-        )
+    if _get(tree, "model", "path", "tiny") == "tiny":
+        yield from _of_tiny_model(begins_at_random=not _get(tree, "warmstart", "episodes", 0))
     else:
         yield DependentDefault("learner.lr", 1e-6, "model.path is a pretrained model")
     if _get(tree, "rollout", "engine", "local") == "local":
@@ -36,6 +33,29 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
     workers = default_workers(str(_get(tree, "env", "id", "agentrl/")))
     why = "env.id is somebody's own" if workers else "env.id is built in: it neither hangs nor leaks"
     yield DependentDefault("rollout.env_workers", workers, why)
+
+
+def _of_tiny_model(*, begins_at_random: bool) -> Iterator[DependentDefault]:
+    """What a small model learns with in minutes; measured by `benchmarks/ten_environments.py`."""
+    why = 'model.path = "tiny"'
+    yield DependentDefault("learner.lr", 1e-3, f"{why}: at the rate of pretrained models it stands still")
+    if not begins_at_random:
+        return
+    why += " without a warm start"
+    settings: tuple[tuple[str, Any, str], ...] = (
+        ("learner.schedule", "linear", "large steps find an answer, small ones keep it"),
+        ("loss.normalization", "sequence_mean", "a long episode weighs no more than a short one"),
+        (
+            "loss.kl_coef",
+            0.02,
+            "the pull to a start that says every word keeps it trying, once one is right most often",
+        ),
+        ("loss.kl_kind", "k2", "its pull grows with the distance, that of k3 is bounded"),
+        ("rollout.max_new_tokens", 4, "whatever it says beyond an answer is noise to learn from"),
+        ("train.steps", 200, "some minutes on two cores"),
+    )
+    for key, value, reason in settings:
+        yield DependentDefault(key, value, f"{why}: {reason}")
 
 
 def default_workers(env_id: str) -> int:

@@ -72,6 +72,13 @@ def load_config(
     return config
 
 
+def config_without_file(overrides: Sequence[str]) -> Path | None:
+    """What a command without a config begins with: the shipped quickstart, or where its words name an environment or a
+    model, None: the defaults, which suit any."""
+    named = {key for key, _ in parse_overrides(list(overrides))} & {"env.id", "model.path"}
+    return None if named else Path("quickstart")
+
+
 def _read_source(source: Path | str | dict[str, Any] | Config | None) -> tuple[str, dict[str, Any]]:
     """(what to call it in messages, its tree); a file's folder becomes importable."""
     if isinstance(source, Config):

@@ -79,6 +79,9 @@ class TinyModelConfig(Section):
     """Whether the lm_head shares the embedding matrix."""
     max_positions: int = Field(4096, ge=16)
     """Longest row the model accepts, in tokens."""
+    init_std: float | None = Field(None, gt=0)
+    """Deviation of the weights at the start; None: 1 / sqrt(width). With much less, what is read hardly moves what is
+    said, and one answer for all is learned before one that depends on the question."""
     entity_names: bool = True
     """Whether a word and the number behind it are one token (`cabinet 13`); off where numbers are computed with."""
 
@@ -149,7 +152,7 @@ class RolloutConfig(Section):
     max_turns: int = Field(20, ge=1)
     """Actions per episode."""
     max_new_tokens: int = Field(16, ge=1)
-    """Generated tokens per turn."""
+    """Generated tokens per turn; 4 for a tiny model from scratch, whose answers are a word."""
     max_context_tokens: int = Field(2048, ge=8)
     """Longest row: prompt, observations and answers together."""
     temperature: float = Field(1.0, gt=0)
@@ -170,7 +173,7 @@ class TrainConfig(Section):
     """The loop."""
 
     steps: int = Field(100, ge=0)
-    """Rollout batches."""
+    """Rollout batches; 200 for a tiny model from scratch."""
     groups_per_step: int = Field(16, ge=1)
     """Tasks per rollout batch."""
     group_size: int = Field(8, ge=2)
@@ -214,7 +217,8 @@ class LearnerConfig(Section):
     warmup_batches: int = Field(0, ge=0)
     """Rollout batches over which the learning rate rises linearly."""
     schedule: Literal["constant", "linear"] = "constant"
-    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches."""
+    """After the warm-up: constant, or falling linearly to zero at `train.steps` batches, as a tiny model from scratch
+    has it."""
     microbatch_tokens: int = Field(16384, ge=1)
     """Token budget of one forward pass, padding included."""
     shard: bool = False

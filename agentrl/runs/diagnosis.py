@@ -35,7 +35,7 @@ LR_OF_SMALL = 1e-3
 """What the shipped quickstarts take."""
 SLOW_FOR_SMALL = 2e-5
 """A fiftieth of the tiny model's 1e-3. Adam moves a weight by about the rate a step: from scratch, where weights are
-about 0.02, that takes a thousand steps at this one."""
+about 0.1, that takes thousands of steps at this one."""
 FAST_FOR_LARGE = 1e-4
 """A hundred times the 1e-6 of published runs (verl-agent, Search-R1, DAPO), ten times the 1e-5 at which a model of 135
 million parameters learns in the shipped runs."""

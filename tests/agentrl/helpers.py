@@ -24,7 +24,7 @@ def tiny_policy(
     """A two-layer model and tokenizer for the toy environment, with logits that are far from uniform."""
     tokenizer = build_tokenizer(TEXTS)
     shape = TinyModelConfig(
-        hidden_size=hidden_size, intermediate_size=64, num_heads=2, num_kv_heads=1, tie_embeddings=tie
+        hidden_size=hidden_size, intermediate_size=64, num_heads=2, num_kv_heads=1, tie_embeddings=tie, init_std=0.02
     )
     module = build_tiny_model(shape, tokenizer, seed=seed).to(dtype).eval()
     with torch.no_grad():
@@ -46,7 +46,7 @@ def gate_config(**keys: Any) -> Any:
 
 def loss_config(**keys: Any) -> Any:
     """The table `[loss]` with these keys."""
-    return build_config({"loss": keys}).loss
+    return build_config({"model": {"path": "some/model"}, "loss": keys}).loss
 
 
 def toy_config(**tables: dict[str, Any]) -> Config:
@@ -55,7 +55,8 @@ def toy_config(**tables: dict[str, Any]) -> Config:
         "env": {"id": TOY, "eval_split": "test"},
         "rollout": {"max_turns": 2, "max_new_tokens": 4, "max_context_tokens": 128, "env_workers": 0},
         "train": {"steps": 3, "groups_per_step": 4, "group_size": 4},
-        "learner": {"lr": 1e-3},
+        "loss": {"kl_coef": 0.0, "kl_kind": "k3", "normalization": "token_mean"},
+        "learner": {"lr": 1e-3, "schedule": "constant"},
         "checkpoint": {"every": 1},
     }
     for name, table in tables.items():

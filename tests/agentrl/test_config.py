@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from agentrl.command.guard import parse_command_line
 from agentrl.config.defaults import dependent_defaults
 from agentrl.config.describe import content_hash, describe_fields, diff_configs, leaves
-from agentrl.config.read import load_config, parse_overrides, read_toml
+from agentrl.config.read import config_without_file, load_config, parse_overrides, read_toml
 from agentrl.config.schema import Config
 from agentrl.config.shipped import shipped_configs
 from agentrl.errors import ConfigError, UserError
@@ -159,8 +159,25 @@ def test_a_default_that_depends_on_another_key_holds_where_nobody_sets_it() -> N
     assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (1e-6, 2.0, 2)
     config = load_config(None, ["--learner.lr", "0.5", "--loss.tis_cap", "0", "--rollout.engine", "vllm"])
     assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (0.5, 0.0, 0)
-    held = {default.key: default.value for default in dependent_defaults({})}
+    held = {default.key: default.value for default in dependent_defaults({"warmstart": {"episodes": 1}})}
     assert held == {"learner.lr": 1e-3, "loss.tis_cap": 0.0, "rollout.env_workers": 0}
+
+
+def test_a_model_from_scratch_has_defaults_of_its_own_and_gives_them_up_with_a_warm_start() -> None:
+    def settled(config: Config) -> tuple[object, ...]:
+        loss = (config.loss.kl_coef, config.loss.kl_kind, config.loss.normalization)
+        return (*loss, config.learner.schedule, config.rollout.max_new_tokens, config.train.steps)
+
+    scratch = load_config(None, ["--rollout.max_new_tokens", "7"])
+    assert settled(scratch) == (0.02, "k2", "sequence_mean", "linear", 7, 200)
+    others = (0.0, "k3", "token_mean", "constant", 7, 100)
+    assert settled(load_config(scratch, ["--warmstart.episodes", "10"])) == others
+    assert settled(load_config(scratch.model_dump(), ["--model.path", "some/model"])) == others
+
+
+def test_a_command_without_a_config_begins_with_the_quickstart_unless_it_names_an_environment_or_a_model() -> None:
+    assert config_without_file([]) == config_without_file(["--train.steps=3"]) == Path("quickstart")
+    assert config_without_file(["--env.id", "mine:Env"]) is config_without_file(["--model.path=a/b"]) is None
 
 
 def test_a_key_of_another_kind_is_answered_and_one_of_the_source_is_dropped() -> None:

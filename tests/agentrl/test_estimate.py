@@ -140,7 +140,7 @@ def test_the_reference_is_counted_in_its_own_type_cut_as_the_policy_and_not_at_a
 
 def test_shards_divide_what_they_hold_and_reuse_multiplies_the_time_of_updates() -> None:
     shape = Shape.of(FAMILIES["qwen3"](False))
-    config = build_config({"learner": {"shard": True}})
+    config = build_config({"model": {"path": "some/model"}, "learner": {"shard": True}})
     alone = {item.name: item.value for item in learner_memory(shape, config, tokens=64, chunk=64)}
     four = {item.name: item.value for item in learner_memory(shape, config, tokens=64, chunk=64, processes=4)}
     for name in ("weights", "gradients", "optimizer"):

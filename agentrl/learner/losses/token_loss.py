@@ -50,11 +50,12 @@ class LossConfig(Section):
     """sequence_mask: largest KL estimate of a kept row, of its worst token (log-ratio squared / 2) or mean (k3)."""
     normalization: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
     """`token_mean`: over all trained tokens; `sequence_mean`: mean of per-row means; `constant`: Dr.GRPO, sum over
-    rows divided by the number of rows times `rollout.max_context_tokens`."""
+    rows divided by the number of rows times `rollout.max_context_tokens`. A tiny model from scratch has
+    `sequence_mean`."""
     kl_coef: float = Field(0.0, ge=0)
-    """Weight of the KL to the reference policy (the model at the start)."""
+    """Weight of the KL to the reference policy (the model at the start); 0.02 for a tiny model from scratch."""
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
-    """Estimator of that KL."""
+    """Estimator of that KL; `k2` for a tiny model from scratch."""
     kl_in: Literal["loss", "reward"] = "loss"
     """Whether that KL is added to the loss of every token or taken from the reward of its trajectory."""
     tis_cap: float | None = Field(None, ge=0)
