@@ -9,10 +9,10 @@ import sys
 
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import compare_parser
+from agentrl.comparison.comparable import compare_results, read_results
+from agentrl.comparison.plain_tables import as_markdown, as_view, differences, flipped, overview
 from agentrl.comparison.published import published_table, read_published
-from agentrl.comparison.results import compare_results, read_results
 from agentrl.comparison.side_by_side import render_page
-from agentrl.comparison.tables import as_markdown, as_view, differences, flipped, overview
 from agentrl.console import console
 from agentrl.errors import UserError
 from agentrl.runs.outputs import output_file

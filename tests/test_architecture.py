@@ -135,6 +135,7 @@ OF_A_BENCHMARK = {"env", "protocols", "experts", "official"}
 # Still twice, each with a reason or waiting for its other name.
 KNOWN_TWICE = {
     "build", "evaluate",  # the retriever's commands, `python -m agentrl.retriever.build`, are known by these names
+    "compare",  # the command, and the step of a batch that compares the episodes of a group
 }  # fmt: skip
 
 

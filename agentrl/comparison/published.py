@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from agentrl.comparison.tables import PlainTable
+from agentrl.comparison.plain_tables import PlainTable
 from agentrl.errors import UserError
 from agentrl.evaluation.document import ResultDocument
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from agentrl.comparison.results import Comparison, Measured
-from agentrl.comparison.tables import PlainTable
+from agentrl.comparison.comparable import Comparison, Measured
+from agentrl.comparison.plain_tables import PlainTable
 from agentrl.evaluation.document import task_key
 from agentrl.evaluation.samples import read_samples
 from agentrl.types import Trajectory

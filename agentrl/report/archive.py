@@ -157,8 +157,10 @@ def group_advantages(rewards: list[float], settings: dict[str, Any]) -> list[flo
 
 
 def _from_sample(sample: Record) -> Record:
-    """A line of an evaluation's `samples.jsonl`: answers without observations between them, and without tokens."""
-    turns = [{"action": text, "observation": "", "reward": 0.0, "is_valid": True} for text in sample["responses"]]
+    """A line of an evaluation's `samples.jsonl`, which has no tokens."""
+    unseen = {"observation": "", "reward": 0.0, "is_valid": True}  # older files have answers alone
+    told = sample.get("turns", [unseen] * len(sample["responses"]))
+    turns = [{**turn, "action": text} for turn, text in zip(told, sample["responses"], strict=True)]
     if turns:
         turns[-1] |= {"reward": sample["reward"], "finish": sample["finish"]}
     return {

@@ -76,7 +76,7 @@ def test_two_results_are_compared_in_the_terminal_as_markdown_and_as_a_page(
     assert "You see blue." in html
     assert html.count("B better</summary>") == 16 - wins
     assert "http" not in html
-    assert {name for name in second.intervals} == {"all", "red", "green", "blue", "white"}
+    assert set(second.intervals) == {"all", "red", "green", "blue", "white"}
 
 
 def test_what_cannot_be_compared_is_refused_with_every_reason(

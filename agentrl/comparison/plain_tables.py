@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from agentrl.comparison.results import Comparison, Measured
+from agentrl.comparison.comparable import Comparison, Measured
 
 _FLIPPED = 30
 """Tasks that flipped and are named in the terminal and in Markdown; the page has all."""
