@@ -27,7 +27,7 @@ test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 # vLLM excludes the newest transformers, so it lives apart; VLLM=FOLDER keeps it outside the checkout, between runs.
 # Its imports warn about things that are not ours to mend.
 test-vllm: $(VLLM)/test.done
-	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py
+	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_api_policy.py
 
 evidence: $(VENV)/dev.done
 	$(BIN)/python benchmarks/engine_speed.py

@@ -8,25 +8,26 @@ if __name__ == "__main__":
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from agentrl.api_policy.api_player import ApiPolicy
+from agentrl.api_policy.server_options import api_policy_from
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import evaluate_parser
 from agentrl.common.data_source import tasks_of
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
-from agentrl.config.schema import Config, EnvConfig, ModelConfig
-from agentrl.console import Display, console, say
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import conventions, environment_spec, require_splits, with_conventions
-from agentrl.errors import CheckpointError, UserError
-from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
+from agentrl.config.schema import Config, EnvConfig
+from agentrl.console import Display, console, note, say
+from agentrl.environment.spec import conventions, require_splits, with_conventions
+from agentrl.errors import CheckpointError, RunError, UserError
+from agentrl.evaluation.document import PanelCheck, describe_player, describe_usage, make_document
+from agentrl.evaluation.held_out import evaluate, held_out_tasks
+from agentrl.evaluation.players import rollout_for
 from agentrl.evaluation.rates import Evaluation
 from agentrl.evaluation.samples import (
     SampleFile,
@@ -35,13 +36,12 @@ from agentrl.evaluation.samples import (
     describe_sampling,
     sampling_line,
 )
+from agentrl.evaluation.sitting import Sitting, sit_down
 from agentrl.evaluation.success_table import success_table
-from agentrl.model.load import compute_device, load_model, set_threads
-from agentrl.model.tiny import build_tokenizer
-from agentrl.rollout.chat import Chat, chat_for
-from agentrl.rollout.engines.factory import holds_own_weights, make_engine
+from agentrl.panels.check import check_panel, settings_tree
+from agentrl.panels.panel import Panel, find_panel
+from agentrl.rollout.human import HumanPlayer, show_end
 from agentrl.rollout.rollout import Rollout
-from agentrl.rollout.scripted import ScriptedPolicy, expert_policy, random_policy
 from agentrl.runs.checkpoint import newest_checkpoint
 from agentrl.runs.folder import read_run_config
 from agentrl.runs.outputs import claim_folder, given_back_if_empty, output_file, write_json
@@ -61,45 +61,11 @@ def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | 
     return load_config(None, overrides), target
 
 
-@contextmanager
-def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
-    set_threads(model)
-    # An engine with weights of its own only looks at the module's shape.
-    place = torch.device("cpu") if holds_own_weights(config.rollout) else compute_device()
-    module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)
-    limits = eval_rollout_config(config)
-    with closing(make_engine(limits, module, tokenizer)) as engine:
-        engine.load_weights(module.state_dict().items(), version=0)
-        with closing(EnvPool.of(environment_spec(config, "eval"), limits)) as pool:
-            own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
-            yield Rollout(engine, chat_for(tokenizer, module, limits), pool, limits, seed=EVAL_SEED, **own)
-
-
-@contextmanager
-def _scripted_rollout(config: Config, policy: str) -> Iterator[Rollout]:
-    """Scripted policies speak commands and have no context to run out of."""
-    scripted: ScriptedPolicy = expert_policy if policy == "expert" else random_policy
-    tokenizer = build_tokenizer(())
-    plain = config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})})
-    unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
-    chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
-    with closing(EnvPool.of(environment_spec(plain, "eval", expert=policy == "expert"), config.rollout)) as pool:
-        yield Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
-
-
-def _rollout_for(config: Config, policy: str, model: str | None) -> AbstractContextManager[Rollout]:
-    if policy != "model":
-        return _scripted_rollout(config, policy)
-    if model is None:
-        raise UserError("give a MODEL or RUN to evaluate, or --policy random|expert.")
-    return _model_rollout(config, model)
-
-
 def settle(config: Config, policy: str) -> Config:
     """The config with what nobody has set taken from the environment's conventions: its split, its samples per task."""
     config, samples = with_conventions(config), config.eval.samples
     if samples is None:
-        is_random = policy == "model" and config.eval.temperature > 0
+        is_random = policy in ("model", "api") and config.eval.temperature > 0
         samples = int(conventions(config.env.id).get("eval_samples", 1)) if is_random else 1
     if samples > 1 and policy == "model" and config.eval.temperature == 0:
         raise UserError(f"eval.samples is {samples} at eval.temperature 0: greedy samples are all alike. Take 1.")
@@ -117,6 +83,7 @@ def main(argv: list[str] | None = None) -> int:
     run(
         options.model, overrides,
         policy=options.policy, config=options.config, out=options.out, json_file=options.json,
+        api=api_policy_from(options), resume=options.resume, panel=options.panel,
     )  # fmt: skip
     return 0
 
@@ -129,16 +96,22 @@ def run(
     config: Config | Path | str | None = None,
     out: Path | str | None = None,
     json_file: Path | None = None,
+    api: ApiPolicy | None = None,
+    resume: bool = False,
+    panel: str | None = None,
 ) -> Evaluation:
     """Play the held-out tasks and print what came of it. In scripts: `agentrl.evaluate("runs/...")`.
 
     Args:
         target: run folder, model folder or hub name; None with a scripted policy.
         overrides: dotted keys and values, `{"env.eval_split": "valid_seen", "eval.tasks": 50}`.
-        policy: `model`, `expert` or `random`.
+        policy: `model`, `api`, `human`, `expert` or `random`.
         config: settings instead of those of the run folder.
         out: folder for samples.jsonl and result.json; None: runs/eval-MODEL-TIME where tasks are played several times.
         json_file: where the result goes too.
+        api: the server that plays, with the policy `api`.
+        resume: go on with the samples that lie in `out`.
+        panel: a frozen list of tasks with protocol, limits and sampling (`agentrl.panels`).
 
     Returns:
         The evaluation; `total.value` is its success, `trajectories` what was played.
@@ -148,36 +121,80 @@ def run(
         RunError: nothing could be played.
     """
     target = os.path.expanduser(target) if target is not None else None
-    if config is not None:
-        settled, model = load_config(config, overrides), target
-    else:
-        settled, model = _resolve(target, overrides)
-    if overrides and "env.eval_split" in _keys_of(overrides):
+    frozen = None if panel is None else find_panel(panel)
+    given = None if frozen is not None else overrides
+    settled, model = (load_config(config, given), target) if config is not None else _resolve(target, given)
+    if frozen is not None:
+        settled = load_config(settings_tree(settled.model_dump(), frozen), overrides)
+    elif overrides and "env.eval_split" in _keys_of(overrides):
         require_splits(settled)
     settled = settle(settled, policy)
+    checked = None if frozen is None else _check(frozen, settled)
     samples = settled.eval.samples or 1
     claimed = None
-    if out is None and samples > 1:
-        claimed = claim_folder(f"eval-{Path(model or policy).name}")
+    if out is None and not resume and (samples > 1 or policy == "api"):
+        claimed = claim_folder(f"eval-{Path(api.model if api else model or policy).name}")
     folder = user_path(str(out)) if out is not None else claimed
     with given_back_if_empty(claimed), output_file(json_file, "--json") as write:
-        result = play_held_out(settled, policy, model, folder)
+        player = api.describe() if api else {"model": model}
+        sitting = sit_down(folder, settled, {"policy": policy, **player}, resume=resume, is_costly=policy == "api")
+        with closing(sitting):
+            tasks = None if frozen is None else frozen.tasks()
+            result, about = play_held_out(settled, policy, model, sitting, api, tasks)
         record = describe_result(settled, policy, result)
         write(json.dumps(record, indent=1))
     show_result(settled, policy, result, record)
+    if checked is not None:
+        say(f"panel {checked.name}")
     if folder is not None:
-        about = {"model": model, **describe_software(), "config": settled.model_dump()}
-        write_json(folder / "result.json", {**record, "about": about})
+        software = describe_software()
+        document = make_document(settled, result, **about, panel=checked, software=software)
+        legacy = {"about": {"model": model, **software, "config": settled.model_dump()}}
+        write_json(folder / "result.json", {**record, **document.model_dump(), **legacy})
         say(f"samples and result in {folder}")
     return result
 
 
-def play_held_out(config: Config, policy: str, model: str | None, folder: Path | None) -> Evaluation:
-    """Every held-out task as often as `eval.samples` says; episodes are stored in a folder as they come."""
-    with SampleFile.into(folder) as file, _rollout_for(config, policy, model) as rollout:
-        num_tasks = rollout.pool.capabilities().num_tasks
-        tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
-        return _play(rollout, tasks, config.eval.samples or 1, file, f"{policy} on {config.env.eval_split}")
+def _check(panel: Panel, config: Config) -> PanelCheck:
+    """Whether the score may bear the panel's name; said before anything is played."""
+    differences = check_panel(panel, config)
+    for line in differences:
+        note(f"not {panel.id}: {line}")
+    for line in panel.unknown:
+        note(f"{panel.id} does not know {line}: its scores compare only where that is the same")
+    name = panel.id + ("+other" if differences else "")
+    return PanelCheck(name=name, digest=panel.digest(), differences=differences)
+
+
+def play_held_out(
+    config: Config, policy: str, model: str | None, sitting: Sitting, api: ApiPolicy | None = None,
+    tasks: list[Task] | None = None,
+) -> tuple[Evaluation, dict[str, Any]]:  # fmt: skip
+    """Every held-out task as often as `eval.samples` says; episodes are stored in a folder as they come.
+
+    Returns:
+        The evaluation; who played, and what an API counted.
+
+    Raises:
+        RunError: it could not go on (`BudgetSpent`: the budget is spent); what was played before is stored.
+    """
+    goes_on = bool(sitting.known)
+    with (
+        SampleFile.into(sitting.folder, goes_on=goes_on) as file,
+        rollout_for(config, policy, model, api, sitting.usage) as rollout,
+    ):
+        if tasks is None:
+            num_tasks = rollout.pool.capabilities().num_tasks
+            tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
+        title = f"{policy} on {config.env.eval_split}"
+        try:
+            result = _play(rollout, tasks, config.eval.samples or 1, file, title, sitting.known)
+        except RunError as error:
+            if policy == "api" and sitting.folder is not None:
+                raise type(error)(f"{error} Go on with --out {sitting.folder} --resume.") from None
+            raise
+        player = describe_player(rollout.player, policy, model, rollout.chat)
+        return result, {"player": player, "usage": describe_usage(rollout.player, sitting.usage)}
 
 
 def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
@@ -216,16 +233,24 @@ def _keys_of(overrides: Mapping[str, Any] | Sequence[str]) -> set[str]:
     return {word.removeprefix("--").partition("=")[0] for word in overrides}
 
 
-def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str) -> Evaluation:
+def _play(
+    rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str,
+    known: Mapping[tuple[int, int], Trajectory],
+) -> Evaluation:  # fmt: skip
     """`evaluate` with a progress bar, each sample stored as it comes."""
-    with Display() as display, display.bar(title, total=len(tasks) * samples) as bar:
+    is_shown = isinstance(rollout.player, HumanPlayer)
+    shows_bar = nullcontext() if is_shown else Display()
+    with shows_bar as display, display.bar(title, total=len(tasks) * samples) if display else nullcontext() as bar:
 
         def take(trajectory: Trajectory) -> None:
-            bar.advance()
-            if file is not None:
+            if bar is not None:
+                bar.advance()
+            else:
+                show_end(trajectory)
+            if file is not None and (trajectory.task.position, trajectory.member) not in known:
                 file.write(trajectory)
 
-        return evaluate(rollout, tasks, samples=samples, on_episode=take)
+        return evaluate(rollout, tasks, samples=samples, on_episode=take, known=known)
 
 
 make_callable(__name__, run)

@@ -15,6 +15,7 @@ from agentrl.config.read import load_config
 from agentrl.environment.calls import reset
 from agentrl.environment.contract import step_env
 from agentrl.environment.spec import environment_spec, with_conventions
+from agentrl.rollout.human import show
 from agentrl.types import Task
 
 
@@ -23,12 +24,9 @@ def play(env: Any, task: Task) -> float:
     observation, info = reset(env, task)
     total, ended = 0.0, False
     while True:
-        print(f"\n{observation}")
+        show(observation, {} if ended else info)
         if ended:
             return total
-        actions = info.get("admissible_actions")
-        if actions:
-            print(f"[possible: {', '.join(map(str, actions))}]")
         try:
             action = input("> ")
         except EOFError:

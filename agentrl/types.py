@@ -63,9 +63,11 @@ class Turn:
     anchor: str | None = None
     """Equal for equal states before the action (GiGPO's step groups)."""
     finish: str = "stop"
-    """`stop` (end of turn or stop string), or `length` (token limit)."""
+    """`stop` (end of turn or stop string), `length` (token limit), or `refused` (by a server behind an API)."""
     imitate: bool = True
     """False where a demonstration acted at random and shall not be imitated."""
+    counted: tuple[int, int] | None = None
+    """(prompt, generated) tokens where a server behind an API counted them: the row's ids are then not the model's."""
 
 
 @dataclass
@@ -129,7 +131,9 @@ class Trajectory:
 
     @property
     def num_trained_tokens(self) -> int:
-        """Sampled tokens over all rows."""
+        """Sampled tokens over all rows; as the server counted them, where one did."""
+        if any(turn.counted for turn in self.turns):
+            return sum(turn.counted[1] for turn in self.turns if turn.counted)
         return sum(row.num_trained_tokens for row in self.rows)
 
     @property

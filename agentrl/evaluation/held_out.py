@@ -1,6 +1,6 @@
 """Held-out tasks: which they are, and how they are played."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from agentrl.config.schema import Config, RolloutConfig
@@ -23,8 +23,9 @@ def evaluate(
     *,
     samples: int = 1,
     on_episode: Callable[[Trajectory], None] | None = None,
+    known: Mapping[tuple[int, int], Trajectory] | None = None,
 ) -> Evaluation:
-    """Play every task exactly `samples` times with the rollout's own sampling."""
+    """Play every task exactly `samples` times with the rollout's own sampling, those of `known` excepted."""
     played: list[Trajectory] = []
 
     def note(trajectory: Trajectory) -> None:
@@ -32,7 +33,7 @@ def evaluate(
         if on_episode:
             on_episode(trajectory)
 
-    seconds = rollout.play(tasks, group_size=samples, on_episode=note).seconds
+    seconds = rollout.play(tasks, group_size=samples, on_episode=note, known=known).seconds
     played.sort(key=lambda t: (t.task.position, t.member))
     temperature = None if rollout.is_scripted else rollout.config.temperature
     offer = rollout.pool.capabilities()

@@ -13,7 +13,7 @@ from rich.table import Table
 from agentrl.analysis.sampling import Accuracy, Estimate, ProblemSamples
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
-from agentrl.types import Metrics, Status, Trajectory
+from agentrl.types import Metrics, Status, Task, Trajectory, Turn
 
 
 def problem_samples(trajectories: Iterable[Trajectory]) -> list[ProblemSamples]:
@@ -70,6 +70,7 @@ def describe_sampling(
         "truncated": sum(turn.finish == "length" for turn in turns) / max(1, len(turns)),
         "unanswered": sum(not turn.is_valid for turn in turns) / max(1, len(turns)),
         "failed": sum(t.status is Status.FAILED for t in trajectories),
+        "refused": sum(turn.finish == "refused" for t in trajectories for turn in t.turns) or None,
         "timeouts": sum(t.num_verdict_timeouts for t in trajectories) or None,
     }
     return {key: value for key, value in described.items() if value is not None}
@@ -135,21 +136,23 @@ def accuracy_record(table: dict[str, Accuracy]) -> Metrics:
 class SampleFile:
     """`samples.jsonl`: one sample a line, written as it comes, so that a stopped evaluation keeps what it has."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file: TextIO = (folder / "samples.jsonl").open("w", encoding="utf-8", errors="replace")
+            if not goes_on:
+                (folder / "samples.jsonl").unlink(missing_ok=True)
+            self._file: TextIO = (folder / "samples.jsonl").open("a", encoding="utf-8", errors="replace")
         except OSError as error:
             raise UserError(f"--out: cannot write into {folder}: {error.strerror}. Name another folder.") from None
 
     @classmethod
     @contextmanager
-    def into(cls, folder: Path | None) -> "Iterator[SampleFile | None]":
-        """The file of a folder, closed in the end; None where nothing is to be stored."""
+    def into(cls, folder: Path | None, *, goes_on: bool = False) -> "Iterator[SampleFile | None]":
+        """The file of a folder, closed in the end; None where nothing is to be stored. One may go on with a file."""
         if folder is None:
             yield None
             return
-        file = cls(folder)
+        file = cls(folder, goes_on=goes_on)
         try:
             yield file
         finally:
@@ -175,8 +178,35 @@ def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
         "sample": trajectory.member, "metadata": trajectory.metadata, "category": trajectory.category,
         "prompt": trajectory.first_observation,
         "responses": [turn.action for turn in trajectory.turns],
+        "turns": [
+            {"observation": turn.observation, "reward": turn.reward, "is_valid": turn.is_valid, "finish": turn.finish,
+             "counted": turn.counted}
+            for turn in trajectory.turns
+        ],
+        "env_id": trajectory.task.env_id, "split": trajectory.task.split, "seed": trajectory.task.seed,
+        "timeouts": trajectory.num_verdict_timeouts, "unasked_tokens": trajectory.unasked_tokens,
         "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
         "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
         "error": trajectory.error, "finish": last.finish if last else "",
         "generated_tokens": trajectory.num_trained_tokens,
     }  # fmt: skip
+
+
+def read_samples(lines: Iterable[str]) -> Iterator[Trajectory]:
+    """Samples as `describe_sample` wrote them, without token ids."""
+    for line in lines:
+        told = json.loads(line)
+        task = Task(told["env_id"], told["split"], told["seed"], told["index"], told["position"])
+        turns = [
+            Turn(
+                0, 0, 0, action, turn["observation"], turn["reward"], turn["is_valid"], finish=turn["finish"],
+                counted=tuple(turn["counted"]) if turn["counted"] else None,
+            )
+            for action, turn in zip(told["responses"], told["turns"], strict=True)
+        ]  # fmt: skip
+        yield Trajectory(
+            task, told["sample"], [], turns, told["prompt"], Status(told["status"]),
+            success=told["correct"], score=told["score"], category=told["category"], name=told["task"],
+            answer=told["answer"], metadata=told["metadata"], error=told["error"], verdict=told["verdict"],
+            num_verdict_timeouts=told["timeouts"], unasked_tokens=told["unasked_tokens"],
+        )  # fmt: skip

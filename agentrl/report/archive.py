@@ -49,7 +49,7 @@ class Archive:
     def records(self, path: Path) -> Iterator[Record]:
         """Episodes of a file, in the stored form whatever wrote them."""
         for record in read_episodes(path):
-            yield record if "turns" in record else _from_sample(record)
+            yield _from_sample(record) if "responses" in record else record
 
     def index(self, path: Path) -> list[Record]:
         """An entry an episode: what the page lists, searches first and filters by."""
@@ -157,9 +157,11 @@ def group_advantages(rewards: list[float], settings: dict[str, Any]) -> list[flo
 
 
 def _from_sample(sample: Record) -> Record:
-    """A line of an evaluation's `samples.jsonl`: answers without observations between them, and without tokens."""
-    turns = [{"action": text, "observation": "", "reward": 0.0, "is_valid": True} for text in sample["responses"]]
-    if turns:
+    """A line of an evaluation's `samples.jsonl`, which has no tokens."""
+    unseen = {"observation": "", "reward": 0.0, "is_valid": True}  # older files have answers alone
+    told = sample.get("turns", [unseen] * len(sample["responses"]))
+    turns = [{**turn, "action": text} for turn, text in zip(told, sample["responses"], strict=True)]
+    if turns and "turns" not in sample:
         turns[-1] |= {"reward": sample["reward"], "finish": sample["finish"]}
     return {
         "task": {"name": sample["task"], "index": sample["index"], "position": sample["position"]},

@@ -7,6 +7,7 @@ import numpy as np
 
 from agentrl.config.schema import RolloutConfig
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
+from agentrl.rollout.in_words import EpisodeInWords
 from agentrl.rollout.scripted import Player
 from agentrl.types import Row, Status, Task, Trajectory, Turn
 
@@ -79,29 +80,37 @@ class EpisodeInPlay:
         """Let the model act; None (and a status) where the context has no room for another turn."""
         row = self._next_row()
         if len(row.ids) >= self.config.max_context_tokens:
-            self.status = Status.TOKEN_LIMIT
-            if not self.turns:
-                self.unasked_tokens = len(row.ids)
-            if not any(self.rows[-1].trained):
-                self.rows.pop()
+            self._end_without_room(len(row.ids))
             return None
         answer = await self.player.answer(
             row.ids,
             self.info,
             key=(self.seed, self.task.position, self.member, len(self.turns)),
             session=self.session if self.config.context != "window" else None,
+            conversation=self.conversation,
         )
         completion, start = answer.completion, len(row.ids)
+        if completion.finish == "no_room":
+            self._end_without_room(start)
+            return None
         row.append(completion.ids, completion.logprobs)
         text = self.chat.decode_answer(completion.ids)
         anchor = self.info.get("anchor")
         self.turns.append(
             Turn(
                 len(self.rows) - 1, start, len(row.ids), text, "", 0.0,
-                anchor=anchor, finish=completion.finish, imitate=answer.imitate,
+                anchor=anchor, finish=completion.finish, imitate=answer.imitate, counted=completion.counted,
             )
         )  # fmt: skip
         return text
+
+    def conversation(self) -> EpisodeInWords:
+        """The same in words."""
+        is_window = self.config.context == "window"
+        return EpisodeInWords(
+            self.system, self.tools or [], () if is_window else tuple(self.past),
+            self._window_prompt() if is_window else self.observation,
+        )  # fmt: skip
 
     def observe(
         self, action: str, observation: str, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
@@ -142,12 +151,7 @@ class EpisodeInPlay:
     def _next_row(self) -> _Draft:
         """The row that the next answer extends."""
         if self.config.context == "window":
-            prompt = window_prompt(
-                self.observation,
-                self.past[len(self.past) - min(self.config.window_turns, len(self.past)) :],
-                task=self.first_observation,
-                num_turns=len(self.turns),
-            )
+            prompt = self._window_prompt()
             self.rows.append(_Draft.start(self.chat.open(prompt, system=self.system, tools=self.tools)))
         elif not self.rows:
             self.rows.append(_Draft.start(self.chat.open(self.observation, system=self.system, tools=self.tools)))
@@ -156,6 +160,18 @@ class EpisodeInPlay:
         else:
             self.rows[0].append(self.chat.follow(self.rows[0].ids, self.observation))
         return self.rows[-1]
+
+    def _window_prompt(self) -> str:
+        shown = self.past[len(self.past) - min(self.config.window_turns, len(self.past)) :]
+        return window_prompt(self.observation, shown, task=self.first_observation, num_turns=len(self.turns))
+
+    def _end_without_room(self, num_tokens: int) -> None:
+        """The prompt of this turn fills the context."""
+        self.status = Status.TOKEN_LIMIT
+        if not self.turns:
+            self.unasked_tokens = num_tokens
+        if not any(self.rows[-1].trained):
+            self.rows.pop()
 
     def _continue_turn(self, ids: list[int]) -> _Draft:
         """The row with `ids` in place of the special tokens at the end of the last answer, as Search-R1 builds it.

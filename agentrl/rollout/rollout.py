@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -41,6 +41,7 @@ class Rollout:
         seed: keys the random numbers of every episode, with task, member and turn.
         system: system message; None uses what the environment offers.
         policy: a scripted policy that answers in the engine's place; its rows look exactly like sampled ones.
+        player: whoever else answers in the engine's place.
         reward: `module:function` of the user's that judges whole episodes (`env.reward`).
     """
 
@@ -54,13 +55,16 @@ class Rollout:
         seed: int,
         system: str | None = None,
         policy: ScriptedPolicy | None = None,
+        player: Player | None = None,
         reward: str | None = None,
     ) -> None:
-        assert (engine is None) != (policy is None), "either an engine or a scripted policy answers"
+        assert [engine, policy, player].count(None) == 2, "an engine, a scripted policy or another player answers"
         self.chat, self.pool, self.config, self.seed, self.system = chat, pool, config, seed, system
         self.is_scripted = policy is not None
         self.player: Player
-        if policy is not None:
+        if player is not None:
+            self.player = player
+        elif policy is not None:
             self.player = ScriptedPlayer(policy, chat, stop=config.stop)
         elif engine is not None:
             sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), chat.stop_ids)
@@ -72,9 +76,14 @@ class Rollout:
         """Steps answered, and worker processes lost, in the present `play`."""
 
     def play(
-        self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
+        self,
+        tasks: list[Task],
+        *,
+        group_size: int,
+        on_episode: Callable[[Trajectory], None] | None = None,
+        known: Mapping[tuple[int, int], Trajectory] | None = None,
     ) -> RolloutBatch:
-        """Play every task `group_size` times.
+        """Play every task `group_size` times; those of `known`, by position and member, are taken as they are.
 
         Episodes that infrastructure failures spoiled are left out; so is a group with fewer than 2 left (unless only
         1 was asked for). Every failed trajectory is reported to `on_episode`.
@@ -89,7 +98,7 @@ class Rollout:
         self._num_steps, self._num_lost = 0, 0
         self.pool.renew()
         try:
-            run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories))
+            run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories, known or {}))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
         self.player.pause()
@@ -115,6 +124,7 @@ class Rollout:
         group_size: int,
         on_episode: Callable[[Trajectory], None],
         played: list[list[Trajectory]],
+        known: Mapping[tuple[int, int], Trajectory],
     ) -> None:
         """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
         asyncio.get_running_loop().set_exception_handler(_report_errors)
@@ -122,7 +132,9 @@ class Rollout:
         places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(task: Task, member: int) -> Trajectory:
-            trajectory = await self._play_with_retries(task, member, places, quarantine)
+            trajectory = known.get((task.position, member))
+            if trajectory is None:
+                trajectory = await self._play_with_retries(task, member, places, quarantine)
             on_episode(trajectory)
             return trajectory
 

@@ -9,6 +9,7 @@ import numpy as np
 from agentrl.errors import UserError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion, Engine, Sampling
+from agentrl.rollout.in_words import EpisodeInWords
 
 ScriptedPolicy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool]]
 """(info of the last reset or step, random numbers) -> (answer, whether to imitate it)."""
@@ -32,7 +33,13 @@ class Player(Protocol):
         ...
 
     async def answer(
-        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+        self,
+        ids: list[int],
+        info: dict[str, Any],
+        *,
+        key: tuple[int, ...],
+        session: str | None,
+        conversation: Callable[[], EpisodeInWords],
     ) -> Answer:
         """The next turn of a row.
 
@@ -41,6 +48,7 @@ class Player(Protocol):
             info: of the last reset or step.
             key: integers that alone determine the random numbers of this turn.
             session: name of a growing row, until `release`.
+            conversation: the same in words, for players that take no ids.
         """
         ...
 
@@ -75,33 +83,22 @@ class EnginePlayer:
         return self.engine.version
 
     async def answer(
-        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
+        self,
+        ids: list[int],
+        info: dict[str, Any],
+        *,
+        key: tuple[int, ...],
+        session: str | None,
+        conversation: Callable[[], EpisodeInWords],
     ) -> Answer:
         """One sampled turn."""
         return Answer(await self.engine.generate(ids, self.sampling, key=key, session=session))
 
 
-class ScriptedPlayer:
-    """Lets a scripted policy answer as if an engine had sampled its words.
-
-    Args:
-        policy: what answers.
-        chat: turns its words into ids.
-        stop: strings that end a turn: a sampled answer is cut there, before any end of turn.
-    """
+class PlayerWithoutEngine:
+    """What players share that hold neither weights nor rows."""
 
     version = 0
-
-    def __init__(self, policy: ScriptedPolicy, chat: Chat, *, stop: Sequence[str]) -> None:
-        self.policy, self.chat, self.stop = policy, chat, tuple(stop)
-
-    async def answer(
-        self, ids: list[int], info: dict[str, Any], *, key: tuple[int, ...], session: str | None
-    ) -> Answer:
-        """The policy's words."""
-        text, imitate = self.policy(info, np.random.default_rng(key))
-        said = self.chat.answer_ids(text, ends_turn=not text.endswith(self.stop))
-        return Answer(Completion(said, [0.0] * len(said), "stop"), imitate)
 
     def release(self, session: str) -> None:
         """Nothing is kept."""
@@ -112,6 +109,33 @@ class ScriptedPlayer:
     def counts(self) -> dict[str, float]:
         """Nothing is counted."""
         return {}
+
+
+class ScriptedPlayer(PlayerWithoutEngine):
+    """Lets a scripted policy answer as if an engine had sampled its words.
+
+    Args:
+        policy: what answers.
+        chat: turns its words into ids.
+        stop: strings that end a turn: a sampled answer is cut there, before any end of turn.
+    """
+
+    def __init__(self, policy: ScriptedPolicy, chat: Chat, *, stop: Sequence[str]) -> None:
+        self.policy, self.chat, self.stop = policy, chat, tuple(stop)
+
+    async def answer(
+        self,
+        ids: list[int],
+        info: dict[str, Any],
+        *,
+        key: tuple[int, ...],
+        session: str | None,
+        conversation: Callable[[], EpisodeInWords],
+    ) -> Answer:
+        """The policy's words."""
+        text, imitate = self.policy(info, np.random.default_rng(key))
+        said = self.chat.answer_ids(text, ends_turn=not text.endswith(self.stop))
+        return Answer(Completion(said, [0.0] * len(said), "stop"), imitate)
 
 
 def random_policy(info: dict[str, Any], random: np.random.Generator) -> tuple[str, bool]:

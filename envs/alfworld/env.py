@@ -82,6 +82,7 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         self._stock = StockEngine() if backend == "textworld" else None
         self._engine: TextEngine | StockEngine | None = None
         self._expert: HouseholdExpert | None = None
+        self._index = 0
         self.observation_space = FreeText()
         self.action_space = FreeText()
 
@@ -103,6 +104,7 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
             index = self._games.find(task)
         else:
             index = self._tasks[choose_task(self.np_random, options, self.num_tasks)]
+        self._index = index
         game = load_game(self._games, index, self._grammar)
         if self._stock is not None:
             self._stock.load(game, self._games.content(index))
@@ -121,6 +123,10 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         if self._expert is not None:
             self._expert.observe(action, observation)
         return observation, float(engine.won), engine.won, False, self._info() | {"is_valid_action": is_valid}
+
+    def task_content(self) -> dict[str, Any]:
+        """What determines the score of the present task: its game file's content."""
+        return self._games.content(self._index)
 
     def _make_expert(self, observation: str) -> HouseholdExpert | None:
         assert self._engine is not None

@@ -171,6 +171,11 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         }
         return "" if terminated else self._feedback(verdict), float(verdict.correct), terminated, False, info
 
+    def task_content(self) -> list[Any]:
+        """What determines the score of the present task: problem, gold answer, tolerance."""
+        assert self.problem is not None, "reset comes first"
+        return [self.problem.problem, self.problem.answer, self.problem.tolerance]
+
     def _describe(self) -> dict[str, Any]:
         assert self.problem is not None
         metadata = {"benchmark": self.problem.source, **self.problem.metadata}

@@ -154,6 +154,11 @@ class SearchQAEnv(gymnasium.Env[str, str]):
             reward = self._score(info)
         return observation, reward, terminated, truncated, info
 
+    def task_content(self) -> list[Any]:
+        """What determines the score of the present task besides the corpus: question and accepted answers."""
+        assert self._question is not None, "reset comes first"
+        return [self._question.text, sorted(self._question.golden_answers)]
+
     def _search(self, content: str) -> list[Hit] | None:
         """Passages; None where the text of the query is at fault."""
         query = clean_query(content, _MAX_QUERY_CHARACTERS)

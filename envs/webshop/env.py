@@ -3,6 +3,7 @@
 import random
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,11 +14,13 @@ from agentrl.envs.options import check_at_least, check_choice, check_task
 from agentrl.envs.spaces import FreeText
 from agentrl.envs.webshop.experts import EXPERTS, expert_action
 from agentrl.envs.webshop.goals import KINDS, SPLITS, Goal, Split
-from agentrl.envs.webshop.loading import open_shop
+from agentrl.envs.webshop.loading import SYNTHETIC, find_source, open_shop
 from agentrl.envs.webshop.nouns import METHODS
+from agentrl.envs.webshop.official import find_files
 from agentrl.envs.webshop.purchase_reward import OPTION_COUNTERS
 from agentrl.envs.webshop.session import Rules, Session
 from agentrl.envs.webshop.shop import Shop
+from agentrl.envs.webshop.store import is_store
 from agentrl.envs.webshop.synthetic import STYLES
 
 _CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -140,6 +143,24 @@ class WebShopEnv(gymnasium.Env[str, str]):
         if self._session is None:
             raise gymnasium.error.ResetNeeded("call reset() before step()")
         return self._session
+
+    def task_content(self) -> list[Any]:
+        """What determines the score of the present task: the goal, and what its product is in this catalogue."""
+        goal = self.session.goal
+        wanted = goal.options if isinstance(goal.options, tuple) else dict(goal.options)
+        product = goal.target
+        return [
+            goal.text, goal.attributes, wanted, goal.price_upper, product.asin, product.title, product.category,
+            float(self.shop.prices[self.shop.number_of(product.asin)]),
+        ]  # fmt: skip
+
+    def data_files(self) -> dict[str, Path]:
+        """The official files behind the shop, by name; none of a synthetic or built one."""
+        source = find_source(self._source["data_dir"])
+        if source == SYNTHETIC or is_store(Path(source)):
+            return {}
+        files = find_files(Path(source), num_products=self._source["num_products"], needs_human=False)
+        return {path.name: path for path in (files.products, files.notes)}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         """Start a visit; without a task in `options`, one is drawn by the goals' weights."""

@@ -32,7 +32,9 @@ class Completion:
     logprobs: list[float]
     """Log-probs of those ids under the policy at the sampling temperature."""
     finish: str
-    """`stop` or `length`."""
+    """`stop` or `length`; of a server behind an API also `refused`, or `no_room` (the prompt fills its context)."""
+    counted: tuple[int, int] | None = None
+    """(prompt, generated) tokens as a server behind an API counts them, whose ids nobody sees."""
 
 
 class Engine(Protocol):

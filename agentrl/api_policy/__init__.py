@@ -1,0 +1,1 @@
+"""Any OpenAI-compatible chat server as a policy: words in, words out."""
