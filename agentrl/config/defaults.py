@@ -29,7 +29,9 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
         )
     else:
         yield DependentDefault("learner.lr", 1e-6, "model.path is a pretrained model")
-    if _get(tree, "rollout", "engine", "local") == "local":
+    if _get(tree, "rollout", "ahead", 0):
+        yield DependentDefault("loss.tis_cap", 2.0, "rollout.ahead: weights one batch older than the learner's")
+    elif _get(tree, "rollout", "engine", "local") == "local":
         yield DependentDefault("loss.tis_cap", 0.0, 'rollout.engine = "local" computes as the learner does')
     else:
         yield DependentDefault("loss.tis_cap", 2.0, "rollout.engine computes by other code than the learner")
