@@ -101,9 +101,7 @@ class Distant:
 def distant() -> Iterator[Distant]:
     made = Distant()
     yield made
-    pid = made.process._process.pid
     made.process.close()
-    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_a_distant_rollout_plays_what_a_near_one_plays_bit_for_bit_and_follows_new_weights(distant: Distant) -> None:
@@ -156,14 +154,27 @@ def with_patience(seconds: float) -> Any:
 
 
 def test_what_is_raised_in_the_process_is_raised_here_by_its_kind(distant: Distant) -> None:
-    with pytest.raises(Unplayable, match="no group of this batch could be played: .*"):
+    with pytest.raises(Unplayable, match="no group of this batch could be played: "):
         distant.rollouts["broken"].play(sampler().take(1), group_size=2)
     with pytest.raises(RuntimeError, match=r"in the rollout process:\n(.|\n)*has no attribute 'dance'"):
         distant.process.call("dance")
     assert distant.rollouts["train"].play(sampler().take(1), group_size=2).groups
 
 
+def test_a_process_whose_memory_grew_is_replaced_between_batches(
+    distant: Distant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = sampler().take(1)
+    before = distant.rollouts["train"].play(tasks, group_size=2)
+    pid, distant.process._first_bytes = distant.process._process.pid, 4 << 30
+    monkeypatch.setattr("agentrl.rollout.process.resident_bytes", lambda _: 9 << 30)
+    assert comparable(distant.rollouts["train"].play(tasks, group_size=2)) == comparable(before)
+    assert distant.process._process.pid != pid
+    assert "the rollout process was replaced: its memory has grown by 5,120 MiB" in capsys.readouterr().err
+
+
 def test_a_process_that_is_lost_time_after_time_ends_the_run(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last of those that share the process: it is not started again."""
     real = RolloutProcess._start
 
     def start_and_kill(self: RolloutProcess) -> None:
@@ -172,26 +183,10 @@ def test_a_process_that_is_lost_time_after_time_ends_the_run(distant: Distant, m
         self._process.join()
 
     monkeypatch.setattr(RolloutProcess, "_start", start_and_kill)
+    monkeypatch.setattr("agentrl.rollout.process._MAX_RESTARTS", 1)
     os.kill(distant.process._process.pid, signal.SIGKILL)
-    with pytest.raises(RunError, match=r"the rollout process died \(SIGKILL.*3 times with the same batch"):
+    with pytest.raises(RunError, match=r"the rollout process died \(SIGKILL.*2 times with the same batch"):
         distant.rollouts["train"].play(sampler().take(1), group_size=2)
-    monkeypatch.undo()
-    distant.process._start()
-
-
-def test_a_process_whose_memory_grew_is_replaced_between_batches(
-    distant: Distant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tasks = sampler().take(1)
-    before = distant.rollouts["train"].play(tasks, group_size=2)
-    sizes = iter([4 << 30, 9 << 30])
-    monkeypatch.setattr("agentrl.rollout.process.resident_bytes", lambda _: next(sizes))
-    pids = []
-    for _ in range(2):
-        assert comparable(distant.rollouts["train"].play(tasks, group_size=2)) == comparable(before)
-        pids.append(distant.process._process.pid)
-    assert pids[0] != pids[1]
-    assert "the rollout process was replaced: its memory has grown by 5,120 MiB" in capsys.readouterr().err
 
 
 def test_share_memory_keeps_values_and_ties_and_takes_one_piece() -> None:
