@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from agentrl.config.read import build_config
 from agentrl.dry_run.estimate import (
     CPU,
+    Item,
+    Overlap,
     Shape,
     activation_bytes,
     batch_seconds,
@@ -235,3 +237,9 @@ def test_an_update_peaks_where_the_formulas_say(model: tuple[type, dict[str, Any
     estimate = sum(item.value for item in items)
     print(f"{estimate / float(done.stdout):.2f} of the measured peak")
     assert estimate == pytest.approx(float(done.stdout), rel=0.15)
+
+
+def test_one_step_ahead_a_batch_takes_as_long_as_its_longer_half() -> None:
+    items = [Item("decoding", 5.0, ""), Item("reading prompts", 1.0, ""), Item("updates", 3.0, "")]
+    overlap = Overlap.of([*items, Item("reference policy", 1.0, "")])
+    assert (overlap.in_turn, overlap.ahead, overlap.engines) == (10.0, 6.0, 1.5)
