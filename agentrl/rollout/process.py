@@ -83,7 +83,6 @@ class RolloutProcess:
             module, tokenizer, plans, rank, count, folder, None, num_threads, progress, list(sys.path)
         )  # fmt: skip
         self._tensors = module.state_dict()
-        self._counts: dict[str, float] = {}
         self._life = 0
         self._first_bytes = 0
         self._call: tuple[Any, ...] | None = None
@@ -162,8 +161,8 @@ class RolloutProcess:
         """The process pauses its engine itself, behind every batch."""
 
     def counts(self) -> dict[str, float]:
-        """What the engine has counted, the processes before this one included."""
-        return dict(self._counts)
+        """Nothing: what the engine counts comes with every batch."""
+        return {}
 
     def close(self) -> None:
         """End the process: politely where it is idle, at once where it plays."""
