@@ -8,6 +8,7 @@ Three arms take turns, so that a machine that others use as well is as slow for 
 in turn with two, and ahead with one thread for the learner and one for the rollout process. `batches` is the wall time
 of the batches alone (rollouts, updates, waiting), without start, warm start and evaluation. Success is that of the last
 evaluation; its difference comes with a 95 % interval over seeds (t distribution). Runs that are finished are read.
+Further options are overrides of the experiments: --eval.tasks 32.
 """
 
 import argparse
@@ -124,8 +125,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm (default 1)")
     parser.add_argument("--steps", type=int, help="rollout batches; default: what the experiment says")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    options = parser.parse_args()
-    more = ["--tracking.trackers", "[]", "--checkpoint.every", "0"]
+    options, overrides = parser.parse_known_args()
+    more = ["--tracking.trackers", "[]", "--checkpoint.every", "0", *overrides]
     more += ["--train.steps", str(options.steps)] if options.steps else []
     if options.what == "slow":
         more += ["--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8"]
