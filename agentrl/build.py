@@ -10,7 +10,7 @@ import torch
 
 from agentrl.config.describe import diff_configs
 from agentrl.config.read import build_config
-from agentrl.config.schema import Config
+from agentrl.config.schema import Config, RolloutConfig
 from agentrl.console import note, say
 from agentrl.environment.pool import EnvPool
 from agentrl.environment.spec import environment_spec
@@ -24,10 +24,13 @@ from agentrl.model.load import load_model, set_threads
 from agentrl.model.logprobs import check_fidelity
 from agentrl.model.processes import Processes
 from agentrl.model.weights import add_lora, compute_dtype, gather_weights, shard
+from agentrl.rollout.ahead import BatchStream
 from agentrl.rollout.chat import chat_for
 from agentrl.rollout.engines.base import Engine
-from agentrl.rollout.engines.factory import holds_own_weights, make_engine
+from agentrl.rollout.engines.factory import engine_type, holds_own_weights, make_engine
 from agentrl.rollout.engines.weight_sync import Host
+from agentrl.rollout.process import DistantRollout, RolloutProcess
+from agentrl.rollout.process_body import RolloutPlan
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.tasks import TaskSampler, split_indices
 from agentrl.runs.checkpoint import load_adapter, load_trainer_state, save_model
@@ -109,6 +112,7 @@ def load_models(
         processes: the first makes a warm start, the others then find it.
     """
     has_expert = environments.train.capabilities().expert
+    refuse_ahead(config.rollout, processes.device)
     adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     if not processes.is_first:
         processes.wait()
@@ -125,7 +129,9 @@ def load_models(
         initial = load_model(first, device=torch.device("cpu"))[0]
     reference = frozen_copy(initial or module, processes.device) if config.loss.kl_coef and not adapted else None
     replica = module
-    if cut:
+    if config.rollout.ahead:
+        replica = copy.deepcopy(module).to("cpu")
+    elif cut:
         replica = without_weights(module) if holds_own_weights(config.rollout) else copy.deepcopy(module)
     head_form(module)  # measured while the module is whole; wrapped ones keep it
     if cut:
@@ -152,25 +158,56 @@ def make_learner(config: Config, models: Models, processes: Processes) -> TorchL
 
 def make_rollouts(
     config: Config, environments: Environments, models: Models, processes: Processes
-) -> tuple[Engine, Rollout, Rollout]:
-    """(engine, rollout for training, for evaluation): one engine, sampling and tasks of their own."""
-    engine = make_engine(
-        config.rollout, models.replica, models.tokenizer, rank=processes.rank, count=processes.count,
-        host=Host(processes.is_first_here, processes.wait),
-        folder=processes.from_first(f"agentrl-weights-{uuid.uuid4().hex[:12]}"),
-        shares_weights=models.replica is models.policy,
-    )  # fmt: skip
+) -> tuple[Engine, BatchStream, Rollout]:
+    """(engine, batches for training, rollout for evaluation): one engine, sampling and tasks of their own."""
     chat = chat_for(models.tokenizer, models.policy, config.rollout)
+    folder = processes.from_first(f"agentrl-weights-{uuid.uuid4().hex[:12]}")
     own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
-    return (
-        engine,
-        Rollout(engine, chat, environments.train, config.rollout, seed=config.train.seed, **own),
-        Rollout(engine, chat, environments.held_out, eval_rollout_config(config), seed=EVAL_SEED, **own),
-    )
+    pools = {"train": environments.train, "held-out": environments.held_out}
+    plans = {
+        "train": RolloutPlan(pools["train"].spec, config.rollout, config.train.seed, **own),
+        "held-out": RolloutPlan(pools["held-out"].spec, eval_rollout_config(config), EVAL_SEED, **own),
+    }
+    engine: Engine
+    rollouts: list[Rollout]
+    if config.rollout.ahead:
+        half = max(1, torch.get_num_threads() // 2)
+        torch.set_num_threads(half)
+        engine = process = RolloutProcess(
+            models.replica, models.tokenizer, plans,
+            rank=processes.rank, count=processes.count, folder=folder, num_threads=half,
+        )  # fmt: skip
+        rollouts = [DistantRollout(process, name, chat, pools[name], plan) for name, plan in plans.items()]
+        for pool in pools.values():
+            pool.close()  # they have said what there is to play
+    else:
+        engine = make_engine(
+            config.rollout, models.replica, models.tokenizer, rank=processes.rank, count=processes.count,
+            host=Host(processes.is_first_here, processes.wait), folder=folder,
+            shares_weights=models.replica is models.policy,
+        )  # fmt: skip
+        rollouts = [plan.rollout(engine, chat, pools[name]) for name, plan in plans.items()]
+    return engine, BatchStream(rollouts[0], environments.sampler, config.train, processes=processes), rollouts[1]
 
 
-def restore(checkpoint: Path, config: Config, *, learner: Learner, sampler: TaskSampler) -> int:
-    """Bring learner and task stream to a checkpoint's state; the number of rollout batches done."""
+def refuse_ahead(config: RolloutConfig, device: torch.device) -> None:
+    """Raises UserError where the next batch cannot be played while the learner computes on this device."""
+    if not config.ahead:
+        return
+    if device.type != "cpu" and not engine_type(config).can_run_ahead:
+        raise UserError(
+            f'rollout.ahead = 1: the engine "{config.engine}" decodes on the GPU that the learner computes on, so it '
+            "cannot play meanwhile. Name servers (rollout.endpoints), or set rollout.ahead = 0."
+        )
+    if config.engine_options.get("weight_sync") == "nccl":
+        raise UserError(
+            "rollout.ahead = 1 brings weights to servers through a folder: rollout.engine_options.weight_sync must be "
+            '"disk", got "nccl".'
+        )
+
+
+def restore(checkpoint: Path, config: Config, *, learner: Learner, batches: BatchStream) -> int:
+    """Bring learner and stream of batches to a checkpoint's state; the number of rollout batches done."""
     state = load_trainer_state(checkpoint)
     for line in diff_configs(build_config(state.config), config):
         say(f"config changed since the checkpoint: {line}")
@@ -178,7 +215,7 @@ def restore(checkpoint: Path, config: Config, *, learner: Learner, sampler: Task
         learner.load_state_dict(state.learner)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
-    sampler.load_state_dict(state.sampler)
+    batches.load_state_dict({"sampler": state.sampler, "ready": state.ready})
     if state.step >= config.train.steps:
         note(f"all {config.train.steps} batches are done; only the last evaluation is repeated. More: --train.steps N")
     return state.step

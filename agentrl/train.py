@@ -1,11 +1,12 @@
 """python -m agentrl.train CONFIG: rollouts, gated reuse, evaluation, checkpoints.
 
-    tasks ──► rollout.play ────► compare ────────► learner.update ─────► bring_weights ──► record
+    tasks ──► batches.play ────► compare ────────► learner.update ─────► bring_weights ──► record
       ▲       waits for every    waits for the     up to K gradients;    waits for the       │
       │       episode            other processes   the gate ends it      last of them        │
       └───────────────── now and then: held-out tasks, a checkpoint ◄────────────────────────┘
 
-Every process plays its share of the tasks with its own engine. What is learned from is in `learner/compare.py`.
+Every process plays its share of the tasks with its own engine. What is learned from is in `learner/compare.py`. With
+`rollout.ahead` the next batch is played during `learner.update`; both meet behind it (`rollout/ahead.py`).
 """
 
 if __name__ == "__main__":
@@ -30,53 +31,53 @@ from agentrl.config.schema import Config
 from agentrl.console import Display, console, say
 from agentrl.dry_run.schedule import schedule_table
 from agentrl.environment.spec import with_conventions
-from agentrl.errors import Unplayable, UserError
+from agentrl.errors import UserError
 from agentrl.evaluation.held_out import HeldOut
 from agentrl.evaluation.summary import summarize
 from agentrl.learner.compare import compare
 from agentrl.learner.protocol import Learner
 from agentrl.model.processes import Processes
+from agentrl.rollout.ahead import BatchStream
 from agentrl.rollout.engines.base import Engine
 from agentrl.rollout.engines.weight_sync import bring_weights, opening_row
 from agentrl.rollout.failures import FailureLimit
-from agentrl.rollout.rollout import Rollout
-from agentrl.rollout.tasks import TaskSampler
 from agentrl.runs.checkpoint import Checkpoints, newest_checkpoint
 from agentrl.runs.folder import RunRecord, read_run, read_run_config
-from agentrl.runs.interruption import Interrupted, Interruption
+from agentrl.runs.interruption import Interruption
 from agentrl.runs.metrics import outcome
 from agentrl.runs.outputs import run_folder
 from agentrl.runs.writer import RunWriter, due
 
 
 def train(
-    config: Config, learner: Learner, engine: Engine, rollout: Rollout, sampler: TaskSampler, *,
+    config: Config, learner: Learner, engine: Engine, batches: BatchStream, *,
     held_out: HeldOut, run: RunWriter, checkpoints: Checkpoints, interruption: Interruption, processes: Processes,
     display: Display,
 ) -> None:  # fmt: skip
     """The loop: play, compare, learn, bring the weights; now and then evaluate and save."""
     start, steps = learner.num_batches, config.train.steps
     failures = FailureLimit(config.rollout.max_failed_share, before=run.last_failed_share, run=run.folder)
-    bring_weights(engine, learner, [opening_row(rollout.chat)], config.rollout)
+    bring_weights(engine, learner, [opening_row(batches.rollout.chat)], config.rollout)
     if start == 0:
-        checkpoints.save(learner, sampler)
+        checkpoints.save(learner, batches)
     if not run.is_evaluated(start):
         held_out.evaluate(start)
     with display.bar("training", total=steps, done=start) as bar:
         for step in range(start + 1, steps + 1):
-            with interruption.at_once(), sampler.given_back_on(Interrupted, Unplayable):
-                tasks = processes.share(sampler.take(config.train.groups_per_step))
-                batch = rollout.play(tasks, group_size=config.train.group_size)
+            with interruption.at_once():
+                batches.play()
+            batch = batches.take(is_last=step == steps)
             update = learner.update(compare(batch.groups, config, learner=learner, processes=processes))
+            waited = batches.meet()
             synced = bring_weights(engine, learner, batch.rows, config.rollout)
             played = batch.join(processes.gather(batch))
-            record = run.log_batch(step, played, update, {**synced, **learner.measure()})
+            record = run.log_batch(step, played, update, {**waited, **synced, **learner.measure()})
             failures.check(step, record["rollout/failed_share"], played.failures)
             interruption.check()
             if step < steps and due(config.eval.every, step):
                 held_out.evaluate(step)
             if step == steps or due(config.checkpoint.every, step):
-                checkpoints.save(learner, sampler)
+                checkpoints.save(learner, batches)
             bar.advance(seen := outcome(record), line=f"batch {step}/{steps}: {seen}", force=played.failures != [])
     held_out.evaluate(steps)
 
@@ -105,8 +106,8 @@ def run(
         places = build.make_environments(config, processes)
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
         learner = build.make_learner(config, models, processes)
-        engine, rollout, evaluation = build.make_rollouts(config, places, models, processes)
-        done = build.restore(checkpoint, config, learner=learner, sampler=places.sampler) if checkpoint else None
+        engine, batches, evaluation = build.make_rollouts(config, places, models, processes)
+        done = build.restore(checkpoint, config, learner=learner, batches=batches) if checkpoint else None
         writer = build.open_run(folder, config, places, models, step=done, command=sys.argv, processes=processes)
     checkpoints = Checkpoints(folder, config, models.replica, models.tokenizer, processes)
     interruption, display = Interruption.of(processes), Display()
@@ -114,8 +115,8 @@ def run(
     held_out = HeldOut(evaluation, places.held_out_tasks, run=writer, **shared)
     rooms: dict[str, Any] = {"held_out": held_out, "run": writer, "checkpoints": checkpoints, **shared}
     try:
-        with display, interruption, interruption.patiently(), checkpoints.saving_at_the_end(learner, places.sampler):
-            train(config, learner, engine, rollout, places.sampler, **rooms)
+        with display, interruption, interruption.patiently(), checkpoints.saving_at_the_end(learner, batches):
+            train(config, learner, engine, batches, **rooms)
     except KeyboardInterrupt:
         say(f"interrupted; continue with: {program('train')} --resume {folder}")
         raise

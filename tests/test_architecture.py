@@ -23,13 +23,13 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.analysis": {"agentrl.errors", "agentrl.types"},
     "agentrl.model": CORE,
     "agentrl.environment": CORE | PROCESS | {"agentrl.envs"},
-    "agentrl.rollout": CORE | {"agentrl.environment", "agentrl.model"},
+    "agentrl.rollout": CORE | PROCESS | {"agentrl.environment", "agentrl.model"},
     "agentrl.learner": CORE | {"agentrl.analysis", "agentrl.model"},
     # what a gate or loss is, and the base of its table: nothing that has to be loaded first
     "agentrl.learner.gates": {"agentrl.common.plugins", "agentrl.config.section", "agentrl.errors"},
     "agentrl.learner.losses": {"agentrl.common.plugins", "agentrl.config.section", "agentrl.learner.batch"},
     "agentrl.runs": CORE
-    | {"agentrl.learner", "agentrl.model", "agentrl.rollout.rollout_batch", "agentrl.rollout.tasks"},
+    | {"agentrl.learner", "agentrl.model", "agentrl.rollout.ahead", "agentrl.rollout.rollout_batch"},
     "agentrl.api_policy": CORE | {"agentrl.rollout"},
     "agentrl.panels": CORE | {"agentrl.command", "agentrl.environment", "agentrl.rollout.scripted", "agentrl.runs"},
     "agentrl.evaluation": CORE

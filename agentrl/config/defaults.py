@@ -26,7 +26,9 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
         yield from _of_tiny_model(begins_at_random=not _get(tree, "warmstart", "episodes", 0))
     else:
         yield DependentDefault("learner.lr", 1e-6, "model.path is a pretrained model")
-    if _get(tree, "rollout", "engine", "local") == "local":
+    if _get(tree, "rollout", "ahead", 0):
+        yield DependentDefault("loss.tis_cap", 2.0, "rollout.ahead: weights one batch older than the learner's")
+    elif _get(tree, "rollout", "engine", "local") == "local":
         yield DependentDefault("loss.tis_cap", 0.0, 'rollout.engine = "local" computes as the learner does')
     else:
         yield DependentDefault("loss.tis_cap", 2.0, "rollout.engine computes by other code than the learner")

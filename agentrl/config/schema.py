@@ -159,6 +159,9 @@ class RolloutConfig(Section):
     """Sampling temperature; log-probs everywhere are at this temperature."""
     stop: list[str] = Field(default_factory=list)
     """Strings that end a turn, kept in the text."""
+    ahead: int = Field(0, ge=0, le=1)
+    """0 plays and learns in turn; 1 plays the next batch in a process of its own while the learner uses this one, with
+    weights that are one batch older."""
     max_concurrent: int = Field(128, ge=1)
     """Episodes played at once in a process."""
     env_workers: int | None = Field(None, ge=0)

@@ -6,6 +6,7 @@ micro-batch, C logit rows at once; N processes.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -241,6 +242,10 @@ def forward_flops(shape: Shape, *, length: int) -> float:
     return 2.0 * shape.active_parameters + 2.0 * shape.layers * shape.heads * shape.head_size * length
 
 
+_OF_ENGINES = ("decoding", "reading prompts")
+"""Items of `batch_seconds` that the engine's side takes."""
+
+
 def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device, processes: int = 1) -> list[Item]:
     """Seconds of one rollout batch in which every row has its full length; environments and syncs not counted.
 
@@ -274,3 +279,34 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
     if config.loss.kl_coef:
         items.append(Item("reference policy", tokens * flops / device.matrix_rate, "tokens x forward"))
     return items
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """A rollout batch in turn and one step ahead (`rollout.ahead`), from the seconds of both halves."""
+
+    rollouts: float
+    """Seconds of the engines."""
+    learning: float
+    """Seconds of the learner."""
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> "Overlap":
+        """From `batch_seconds`."""
+        rollouts = sum(item.value for item in items if item.name in _OF_ENGINES)
+        return cls(rollouts, sum(item.value for item in items) - rollouts)
+
+    @property
+    def in_turn(self) -> float:
+        """Seconds a batch: r + u."""
+        return self.rollouts + self.learning
+
+    @property
+    def ahead(self) -> float:
+        """Seconds a batch once the first is played: max(r, u)."""
+        return max(self.rollouts, self.learning)
+
+    @property
+    def engines(self) -> float:
+        """Engines for each one of now with which neither side waits: r / u."""
+        return self.rollouts / self.learning

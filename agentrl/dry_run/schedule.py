@@ -19,6 +19,7 @@ from agentrl.dry_run.estimate import (
     GPU,
     GPU_FP32,
     Item,
+    Overlap,
     Shape,
     batch_seconds,
     checkpoint_memory,
@@ -205,12 +206,14 @@ def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     total = sum(item.value for item in items)
     rows = [(item.name, f"{item.value / total:.0%}", item.formula) for item in items]
     how = f"all {updates} updates, all rows full; {device.name}; environments not counted"
+    rows.append(("seconds per batch", f"<= {total:,.0f}", how))
+    overlap = Overlap.of(items)
+    gain = f"{overlap.in_turn / overlap.ahead:.2f}x less: rollouts + updates / the longer of both"
+    rows.append(("one step ahead", f"<= {overlap.ahead:,.0f}", f"{gain} (rollout.ahead = 1)"))
+    balance = f"{1 / overlap.engines:.2g} : 1" if overlap.engines < 1 else f"1 : {overlap.engines:.2g}"
+    rows.append(("learner : engines", balance, "seconds of updates : rollouts; with so many neither waits"))
     whole = f"{config.train.steps:,} batches; evaluations and the warm start not counted"
-    return [
-        *rows,
-        ("seconds per batch", f"<= {total:,.0f}", how),
-        ("time in all", f"<= {format_hours(total * config.train.steps)}", whole),
-    ]
+    return [*rows, ("time in all", f"<= {format_hours(total * config.train.steps)}", whole)]
 
 
 def model_shape(config: Config) -> Any:

@@ -112,11 +112,14 @@ def patience(seconds: float, message: str) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def resident_bytes() -> int:
-    """Memory of this process that is in RAM (Linux), or the most it ever was (elsewhere)."""
-    statm = Path("/proc/self/statm")
-    if statm.exists():
-        return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | None = None) -> int:
+    """Memory of a process (None: this one) that is in RAM; where only Linux tells, this one's most, another's 0."""
+    try:
+        pages = int(Path(f"/proc/{process or 'self'}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        if process is not None:
+            return 0
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -130,3 +130,12 @@ class RatioStatistics:
             "max_ratio": self.largest_ratio,
             "sequence_ess": self.sequence_ess,
         }
+
+    def lag_metrics(self) -> dict[str, float]:
+        """Of statistics between the policy that played (`old`) and the learner before its first update on the batch.
+
+        lag_kl: k3 estimate of KL(played || learner); lag_ess: effective share of the tokens under the weights that
+        would correct it, 1 without lag; lag_max_ratio: the largest such weight.
+        """
+        metrics = self.metrics()
+        return {f"lag_{name}": metrics[name] for name in ("kl", "ess", "max_ratio")}

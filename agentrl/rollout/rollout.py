@@ -72,7 +72,7 @@ class Rollout:
         self.reward = None if reward is None else OwnReward(reward)
         self._has_told = False
         self._longest_unasked = 0
-        self._num_steps, self._num_lost = 0, 0
+        self.num_steps, self._num_lost = 0, 0
         """Steps answered, and worker processes lost, in the present `play`."""
 
     def play(
@@ -95,7 +95,7 @@ class Rollout:
         started = time.perf_counter(), time.process_time()
         before = self.player.counts()
         trajectories: list[list[Trajectory]] = []
-        self._num_steps, self._num_lost = 0, 0
+        self.num_steps, self._num_lost = 0, 0
         self.pool.renew()
         try:
             run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories, known or {}))
@@ -215,7 +215,7 @@ class Rollout:
             self._has_told = True
             note(f"an episode failed, it is played again at most {MAX_RETRIES} times: {error}")
         self._num_lost += lost
-        if not self._num_steps and self._num_lost >= _HOPELESS:
+        if not self.num_steps and self._num_lost >= _HOPELESS:
             raise Unplayable(f"no group of this batch could be played: {error}")
 
     async def _play_episode(self, task: Task, member: int, env: EnvironmentHandle, place: AsyncExitStack) -> Trajectory:
@@ -233,7 +233,7 @@ class Rollout:
                 # The engine is done with this episode: a slow verdict keeps nobody from its place.
                 await place.aclose()
             result = await env.step(action)
-            self._num_steps += 1
+            self.num_steps += 1
             episode.observe(action, *result)
         return episode.finish()
 

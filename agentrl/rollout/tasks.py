@@ -1,8 +1,5 @@
 """Which tasks are played next: a seeded stream for training, a fixed list for evaluation; the two never meet."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 
 from agentrl.types import Task
@@ -30,19 +27,13 @@ class TaskSampler:
 
     def take(self, count: int) -> list[Task]:
         """The next `count` tasks."""
-        tasks = [self._task(position) for position in range(self.position, self.position + count)]
+        tasks = self.coming(count)
         self.position += count
         return tasks
 
-    @contextmanager
-    def given_back_on(self, *errors: type[BaseException]) -> Iterator[None]:
-        """Tasks taken meanwhile come again after one of these errors."""
-        position = self.position
-        try:
-            yield
-        except errors:
-            self.position = position
-            raise
+    def coming(self, count: int) -> list[Task]:
+        """The next `count` tasks, which stay where they are."""
+        return [self._task(position) for position in range(self.position, self.position + count)]
 
     def state_dict(self) -> dict[str, int]:
         """Place in the stream."""

@@ -5,7 +5,7 @@ beside the weights: optimizer moments, counters, gate window, task position; of 
 merged weights. Tensors are whole and named: any number of processes goes on, sharded or not. It is written under a
 temporary name, flushed to the disk and renamed, and carries the size and SHA-256 of every file, so a half-written or
 damaged one is recognised and the one before it is used. Checkpoints lie between rollout batches: no part of a batch is
-pending.
+pending, and one that was played ahead (`rollout.ahead`) is kept whole.
 """
 
 import hashlib
@@ -28,9 +28,11 @@ from agentrl.config.schema import Config
 from agentrl.errors import CheckpointError, Unplayable
 from agentrl.learner.protocol import Learner
 from agentrl.model.processes import Processes
-from agentrl.rollout.tasks import TaskSampler
+from agentrl.rollout.ahead import BatchStream
+from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.interruption import Interrupted
 from agentrl.runs.outputs import whole_folder
+from agentrl.runs.ready_batch import read_batch, write_batch
 
 _MANIFEST = "trainer/manifest.json"
 _NAME = re.compile(r"step-([0-9]{6,})")
@@ -48,6 +50,8 @@ class TrainerState:
     """`TaskSampler.state_dict()`."""
     config: dict[str, Any]
     """The resolved config the state belongs to."""
+    ready: RolloutBatch | None = None
+    """A batch that was played ahead and not yet learned from."""
 
 
 class Checkpoints:
@@ -64,23 +68,24 @@ class Checkpoints:
     def __init__(self, run: Path, config: Config, shape: Any, tokenizer: Any, processes: Processes) -> None:
         self.run, self.config, self.shape, self.tokenizer, self.processes = run, config, shape, tokenizer, processes
 
-    def save(self, learner: Learner, sampler: TaskSampler) -> None:
-        """Write what has been learned so far."""
-        weights = learner.state_dict()
-        state = TrainerState(learner.num_batches, weights, sampler.state_dict(), self.config.model_dump())
+    def save(self, learner: Learner, batches: BatchStream) -> None:
+        """Write what has been learned so far, and what was played ahead."""
+        weights, stream = learner.state_dict(), batches.state_dict()
+        config = self.config.model_dump()
+        state = TrainerState(learner.num_batches, weights, stream["sampler"], config, stream["ready"])
         if self.processes.is_first:
             keep = self.config.checkpoint.keep
             save_checkpoint(self.run, state, shape=self.shape, tokenizer=self.tokenizer, keep=keep)
 
     @contextmanager
-    def saving_at_the_end(self, learner: Learner, sampler: TaskSampler) -> Iterator[None]:
+    def saving_at_the_end(self, learner: Learner, batches: BatchStream) -> Iterator[None]:
         """Where a signal ends a run, or one that cannot go on, its last whole batch is saved unless it was."""
         try:
             yield
         except (Interrupted, Unplayable) as end:
             together = isinstance(end, Interrupted) or end.everywhere or self.processes.count == 1
             if together and not checkpoint_folder(self.run, learner.num_batches).exists():
-                self.save(learner, sampler)
+                self.save(learner, batches)
             raise
 
 
@@ -173,7 +178,9 @@ def load_trainer_state(folder: Path) -> TrainerState:
         moments.setdefault(name, {})[kind] = tensor
     monitor = folder / "trainer" / "divergence.safetensors"
     learner = {**plain["learner"], "optimizer": moments, "monitor": load_file(monitor) if monitor.exists() else {}}
-    return TrainerState(plain["step"], learner, plain["sampler"], plain["config"])
+    path = folder / "trainer" / "ready.json"
+    ready = read_batch(path) if path.exists() else None
+    return TrainerState(plain["step"], learner, plain["sampler"], plain["config"], ready)
 
 
 def find_damage(folder: Path) -> str | None:
@@ -209,6 +216,8 @@ def _write(draft: Path, state: TrainerState, shape: Any, tokenizer: Any) -> None
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
     plain = {"step": state.step, "learner": learner, "sampler": state.sampler, "config": state.config}
     (draft / "trainer" / "state.json").write_text(json.dumps(plain))
+    if state.ready is not None:
+        write_batch(draft / "trainer" / "ready.json", state.ready)
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(draft)): (path.stat().st_size, _digest(path)) for path in files}
     (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1))

@@ -31,6 +31,7 @@ from agentrl.envs.env_errors import DataError
 from agentrl.errors import CheckpointError, RunError, UserError
 from agentrl.model.load import recompute_activations
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
+from agentrl.rollout.ahead import BatchStream
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.scripted import expert_policy, random_policy
 from agentrl.rollout.tasks import TaskSampler
@@ -39,7 +40,7 @@ from agentrl.runs.folder import read_metrics, read_run_config
 from agentrl.runs.interruption import Interrupted, Interruption
 from agentrl.runs.outputs import claim_folder
 from agentrl.types import Task
-from tests.agentrl.helpers import tiny_policy, toy_config
+from tests.agentrl.helpers import tiny_policy, toy_config, toy_rollout
 from tests.agentrl.test_learner import make_learner
 from tests.toy import ColourEnv
 
@@ -163,13 +164,15 @@ def test_read_metrics_leaves_out_a_last_line_that_was_cut_off(tmp_path: Path) ->
 
 
 def test_a_checkpoint_of_another_model_is_refused_by_the_name_of_a_parameter(tmp_path: Path) -> None:
-    learner, sampler = make_learner(toy_config()), TaskSampler(TOY, "train", indices=None, seed=0)
     module, tokenizer = tiny_policy()
-    state = TrainerState(1, learner.state_dict(), sampler.state_dict(), toy_config().model_dump())
+    learner, config = make_learner(toy_config()), toy_config()
+    sampler = TaskSampler(TOY, "train", indices=None, seed=0)
+    batches = BatchStream(toy_rollout(module, tokenizer, config.rollout), sampler, config.train)
+    state = TrainerState(1, learner.state_dict(), sampler.state_dict(), config.model_dump())
     state.learner["optimizer"] = {"model.other.weight": {"exp_avg": torch.ones(2)}}
     folder = save_checkpoint(tmp_path, state, shape=module, tokenizer=tokenizer, keep=1)
     with pytest.raises(CheckpointError, match=r"step-000001: .*'model.other.weight', which this model does not train"):
-        restore(folder, toy_config(), learner=learner, sampler=sampler)
+        restore(folder, config, learner=learner, batches=batches)
 
 
 def test_schedule_counts_single_use_and_a_pretrained_shape(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from agentrl.config.read import build_config
 from agentrl.dry_run.estimate import (
     CPU,
+    Item,
+    Overlap,
     Shape,
     activation_bytes,
     batch_seconds,
@@ -246,3 +248,9 @@ def test_too_little_memory_or_disk_is_a_warning() -> None:
     assert disk == "checkpoints take 3.0 GiB, and 2.0 GiB are free on this disk"
     assert len(warnings_of(20 * giga, 0, memory=23 * giga, disk=giga, processes_here=2)) == 1
     assert (format_hours(7530), format_hours(59)) == ("2 h 06 min", "0 h 01 min")
+
+
+def test_one_step_ahead_a_batch_takes_as_long_as_its_longer_half() -> None:
+    items = [Item("decoding", 5.0, ""), Item("reading prompts", 1.0, ""), Item("updates", 3.0, "")]
+    overlap = Overlap.of([*items, Item("reference policy", 1.0, "")])
+    assert (overlap.in_turn, overlap.ahead, overlap.engines) == (10.0, 6.0, 1.5)

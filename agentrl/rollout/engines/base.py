@@ -49,7 +49,7 @@ class Engine(Protocol):
     mismatches: bool
     """Whether it computes by other code than the learner, so that log-probs may differ and every sync is checked."""
     can_run_ahead: bool
-    """Whether it can play while the learner computes."""
+    """Whether it can play beside a learner on a GPU; on a CPU every engine can, in a process of its own."""
 
     async def generate(
         self, ids: list[int], sampling: Sampling, *, key: tuple[int, ...], session: str | None = None

@@ -1,0 +1,143 @@
+"""Batches played in turn and one step ahead, side by side: wall time, CPU time, success; and who waits for whom.
+
+    python benchmarks/ahead.py runs configs/quickstart.toml --seeds 5 --out runs/ahead     # whole runs
+    python benchmarks/ahead.py runs configs/quickstart.toml --steps 10 --out runs/ahead    # only the first batches
+    python benchmarks/ahead.py slow --out runs/ahead-slow      # an environment that waits 0.1 to 2 s before each answer
+
+Three arms take turns, so that a machine that others use as well is as slow for each: in turn with one thread of torch,
+in turn with two, and ahead with one thread for the learner and one for the rollout process. `batches` is the wall time
+of the batches alone (rollouts, updates, waiting), without start, warm start and evaluation. Success is that of the last
+evaluation; its difference comes with a 95 % interval over seeds (t distribution). Runs that are finished are read.
+Further options are overrides of the experiments: --eval.tasks 32.
+"""
+
+import argparse
+import json
+import math
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agentrl.envs.alfworld.env import ALFWorldEnv
+
+# arm -> (rollout.ahead, threads of torch)
+ARMS = {"in turn, 1 thread": (0, 1), "in turn, 2 threads": (0, 2), "ahead, 1 + 1": (1, 1)}
+# 97.5 % quantiles of the t distribution, by degrees of freedom.
+T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+# A run in a process of its own, with a number of threads that a tiny model would not be given.
+_RUN = (
+    "import sys, torch; from agentrl import build, train; "
+    "build.set_threads = lambda _: torch.set_num_threads(int(sys.argv[1])); sys.exit(train.main(sys.argv[2:]))"
+)
+
+
+class SlowRooms(ALFWorldEnv):
+    """ALFWorld, but every answer takes 0.1 to 2 s: a Pareto tail (shape 1.2) that the task's seed decides."""
+
+    metadata = {**ALFWorldEnv.metadata, "blocking": True}  # noqa: RUF012
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        """Seeds the waiting times too."""
+        self._waits = np.random.default_rng(seed)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        """Waits first."""
+        time.sleep(min(2.0, 0.1 * (1 + float(self._waits.pareto(1.2)))))
+        return super().step(action)
+
+
+def measure(config: str, arm: str, seed: int, folder: Path, more: list[str]) -> dict[str, float]:
+    """Run one arm, or read what it measured before."""
+    ahead, threads = ARMS[arm]
+    note = folder / "measured.json"
+    if not note.exists():
+        command = [sys.executable, "-c", _RUN, str(threads), config, "--run-dir", str(folder)]
+        command += ["--rollout.ahead", str(ahead), "--train.seed", str(seed), *more]
+        before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - started
+        cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        note.write_text(json.dumps({"wall": wall, "cpu": cpu, "load": os.getloadavg()[1]}))
+    measured: dict[str, float] = json.loads(note.read_text())
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return measured | batch_times([r for r in records if r["kind"] == "train"], ahead=ahead) | last_success(records)
+
+
+def batch_times(records: list[dict[str, Any]], *, ahead: int) -> dict[str, float]:
+    """Seconds of all batches, what the learner waited of them, and their CPU seconds."""
+    updates = sum(r["time/update_s"] for r in records)
+    # Ahead, only the first batch and the rest of each later one are waited for.
+    waited = [r.get("time/wait_s", 0.0) for r in records] + [records[0]["time/rollout_s"]]
+    idle = sum(waited) if ahead else sum(r["time/rollout_s"] for r in records)
+    cpu = sum(r["time/rollout_cpu_s"] + r["time/update_cpu_s"] for r in records)
+    return {"batches": updates + idle, "idle": idle / (updates + idle), "batches_cpu": cpu}
+
+
+def last_success(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Held-out success at the end, and effective tokens of the second batch where it was played ahead."""
+    found = {"success": [r for r in records if r["kind"] == "eval"][-1]["eval/success"]}
+    lags = [r["learner/lag_ess"] for r in records if "learner/lag_ess" in r]
+    return found | ({"lag_ess": statistics.mean(lags[1:])} if len(lags) > 1 else {})
+
+
+def difference_interval(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
+    """Mean of b - a over pairs (a, b), and its 95 % interval; without bounds for a single pair."""
+    gaps = [b - a for a, b in pairs]
+    mean = statistics.mean(gaps)
+    if len(gaps) == 1:
+        return mean, -math.inf, math.inf
+    half = T_QUANTILES[len(gaps) - 1] * statistics.stdev(gaps) / math.sqrt(len(gaps))
+    return mean, mean - half, mean + half
+
+
+def table(found: dict[str, list[dict[str, float]]]) -> str:
+    """Means over seeds, one line an arm."""
+    base = next(iter(found.values()))
+    lines = [
+        "| arm | wall s | CPU s | batches, wall s | of the first arm | learner idle | success | difference [95 %] |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for arm, runs in found.items():
+        mean = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
+        gap, low, high = difference_interval([(a["success"], b["success"]) for a, b in zip(base, runs, strict=True)])
+        ratio = statistics.mean(b["batches"] for b in base) / mean["batches"]
+        lines.append(
+            f"| {arm} | {mean['wall']:.0f} | {mean['cpu']:.0f} | {mean['batches']:.1f} | {ratio:.2f}x faster | "
+            f"{mean['idle']:.0%} | {mean['success']:.3f} | {gap:+.3f} [{low:+.3f}, {high:+.3f}] |"
+        )
+    loads = [run["load"] for runs in found.values() for run in runs]
+    return "\n".join([*lines, "", f"Load of the machine meanwhile (5 minutes): {min(loads):.1f} to {max(loads):.1f}."])
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["runs", "slow"])
+    parser.add_argument("configs", nargs="*", default=["configs/quickstart.toml"], help="experiments")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each arm (default 1)")
+    parser.add_argument("--steps", type=int, help="rollout batches; default: what the experiment says")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    options, overrides = parser.parse_known_args()
+    more = ["--tracking.trackers", "[]", "--checkpoint.every", "0", *overrides]
+    more += ["--train.steps", str(options.steps)] if options.steps else []
+    if options.what == "slow":
+        more += ["--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8"]
+    for config in options.configs:
+        found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+        for seed in range(options.seeds):
+            for number, arm in enumerate(ARMS):
+                folder = options.out / Path(config).stem / f"{number}-{seed}"
+                found[arm].append(measure(config, arm, seed, folder, more))
+        print(f"{config}, {options.seeds} seeds\n\n{table(found)}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
