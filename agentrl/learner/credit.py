@@ -8,7 +8,7 @@ from agentrl.model.processes import Processes
 from agentrl.types import Group
 
 
-def compare(groups: list[Group], config: Config, *, learner: Learner, processes: Processes) -> Batch:
+def assign_credit(groups: list[Group], config: Config, *, learner: Learner, processes: Processes) -> Batch:
     """This process's groups as a batch; what concerns the whole batch is asked of the other processes.
 
     Args:
