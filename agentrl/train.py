@@ -67,10 +67,9 @@ def train(
                 batches.play()
             batch = batches.take(is_last=step == steps)
             update = learner.update(assign_credit(batch.groups, config, learner=learner, processes=processes))
-            waited = batches.meet()
-            synced = bring_weights(engine, learner, batch.rows, config.rollout)
+            synced = batches.meet() | bring_weights(engine, learner, batch.rows, config.rollout)
             played = batch.join(processes.gather(batch))
-            record = run.log_batch(step, played, update, {**waited, **synced, **learner.measure()})
+            record = run.log_batch(step, played, update, {**synced, **learner.measure()})
             failures.check(step, record["rollout/failed_share"], played.failures)
             interruption.check()
             if step < steps and due(config.eval.every, step):

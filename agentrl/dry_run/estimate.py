@@ -282,7 +282,7 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
 
 
 @dataclass(frozen=True)
-class Overlap:
+class BatchSplit:
     """A rollout batch in turn and one step ahead (`rollout.ahead`), from the seconds of both halves."""
 
     rollouts: float
@@ -291,7 +291,7 @@ class Overlap:
     """Seconds of the learner."""
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> "Overlap":
+    def of(cls, items: Sequence[Item]) -> "BatchSplit":
         """From `batch_seconds`."""
         rollouts = sum(item.value for item in items if item.name in _OF_ENGINES)
         return cls(rollouts, sum(item.value for item in items) - rollouts)

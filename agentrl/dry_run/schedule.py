@@ -18,8 +18,8 @@ from agentrl.dry_run.estimate import (
     CPU,
     GPU,
     GPU_FP32,
+    BatchSplit,
     Item,
-    Overlap,
     Shape,
     batch_seconds,
     checkpoint_memory,
@@ -207,7 +207,7 @@ def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     rows = [(item.name, f"{item.value / total:.0%}", item.formula) for item in items]
     how = f"all {updates} updates, all rows full; {device.name}; environments not counted"
     rows.append(("seconds per batch", f"<= {total:,.0f}", how))
-    overlap = Overlap.of(items)
+    overlap = BatchSplit.of(items)
     gain = f"{overlap.in_turn / overlap.ahead:.2f}x less: rollouts + updates / the longer of both"
     rows.append(("one step ahead", f"<= {overlap.ahead:,.0f}", f"{gain} (rollout.ahead = 1)"))
     balance = f"{1 / overlap.engines:.2g} : 1" if overlap.engines < 1 else f"1 : {overlap.engines:.2g}"

@@ -31,7 +31,7 @@ from agentrl.environment.probe import resident_bytes
 from agentrl.errors import RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion, Sampling
-from agentrl.rollout.process_body import LOOK_S, Order, RolloutPlan, share_memory, work
+from agentrl.rollout.process_body import LOOK_S, Known, Order, RolloutPlan, share_memory, work
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.types import Task, Trajectory
@@ -257,9 +257,9 @@ class DistantRollout(Rollout):
         super().__init__(process, chat, pool, plan.config, seed=plan.seed, system=plan.system)
         self.process, self.name = process, name
 
-    def begin(self, tasks: list[Task], *, group_size: int, tells: bool = False) -> None:
+    def begin(self, tasks: list[Task], *, group_size: int, tells: bool = False, known: Known = None) -> None:
         """Let the process play; `tells`: every episode when it is over."""
-        self.process.begin("play", self.name, tasks, group_size, tells)
+        self.process.begin("play", self.name, tasks, group_size, tells, known)
 
     def finish(self, on_episode: Callable[[Trajectory], None] | None = None) -> RolloutBatch:
         """What was begun, as `play` returns it."""
@@ -267,10 +267,15 @@ class DistantRollout(Rollout):
         return batch
 
     def play(
-        self, tasks: list[Task], *, group_size: int, on_episode: Callable[[Trajectory], None] | None = None
+        self,
+        tasks: list[Task],
+        *,
+        group_size: int,
+        on_episode: Callable[[Trajectory], None] | None = None,
+        known: Known = None,
     ) -> RolloutBatch:
         """See `Rollout.play`."""
-        self.begin(tasks, group_size=group_size, tells=on_episode is not None)
+        self.begin(tasks, group_size=group_size, tells=on_episode is not None, known=known)
         return self.finish(on_episode)
 
 

@@ -31,6 +31,8 @@ from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.interruption import SIGNALS
 from agentrl.types import Task, Trajectory
 
+Known = Mapping[tuple[int, int], Trajectory] | None
+"""Episodes that need not be played again, as `Rollout.play` takes them."""
 LOOK_S = 1.0
 """Seconds between looks at whether anything moves in the process."""
 _ALIGNMENT = 64
@@ -148,13 +150,14 @@ class _Player:
             else:
                 self.pipe.send(("ok", result))
 
-    def play(self, name: str, tasks: list[Task], group_size: int, tells: bool) -> RolloutBatch:
+    def play(self, name: str, tasks: list[Task], group_size: int, tells: bool, known: Known) -> RolloutBatch:
         """A batch."""
 
         def tell(trajectory: Trajectory) -> None:
             self.pipe.send(("episode", trajectory))
 
-        return self.rollouts[name].play(tasks, group_size=group_size, on_episode=tell if tells else None)
+        told = tell if tells else None
+        return self.rollouts[name].play(tasks, group_size=group_size, on_episode=told, known=known)
 
     def load(self, version: int) -> None:
         """Take the weights that lie in the shared memory."""

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 from agentrl.config.read import build_config
 from agentrl.dry_run.estimate import (
     CPU,
+    BatchSplit,
     Item,
-    Overlap,
     Shape,
     activation_bytes,
     batch_seconds,
@@ -252,5 +252,5 @@ def test_too_little_memory_or_disk_is_a_warning() -> None:
 
 def test_one_step_ahead_a_batch_takes_as_long_as_its_longer_half() -> None:
     items = [Item("decoding", 5.0, ""), Item("reading prompts", 1.0, ""), Item("updates", 3.0, "")]
-    overlap = Overlap.of([*items, Item("reference policy", 1.0, "")])
+    overlap = BatchSplit.of([*items, Item("reference policy", 1.0, "")])
     assert (overlap.in_turn, overlap.ahead, overlap.engines) == (10.0, 6.0, 1.5)
