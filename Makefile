@@ -31,7 +31,7 @@ test-vllm: $(VLLM)/test.done
 
 evidence: $(VENV)/dev.done
 	$(BIN)/python benchmarks/engine_speed.py
-	AGENTRL_KILLS=50 $(BIN)/python -m pytest -m slow tests/agentrl/test_train.py -k killed
+	AGENTRL_KILLS=50 $(BIN)/python -m pytest -m slow tests/agentrl/test_train.py tests/agentrl/test_ahead.py -k killed
 	$(BIN)/python -m tests.mutants
 	$(MAKE) coverage
 

@@ -49,16 +49,18 @@ from agentrl.runs.software import describe_software
 from agentrl.types import Metrics, Task, Trajectory
 
 
-def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | None) -> tuple[Config, str | None]:
+def _resolve(
+    target: str | None, overrides: Mapping[str, Any] | Sequence[str] | None, api: ApiPolicy | None
+) -> tuple[Config, str | None]:
     """(config, model folder) of a run folder, a model folder or a hub name."""
     if target is None:
-        return load_config(None, overrides), None
+        return load_config({"model": {"path": api.model}} if api else None, overrides), None
     folder = Path(target)
     if (folder / "metrics.jsonl").exists():
         return load_config(read_run_config(folder), overrides), str(newest_checkpoint(folder))
     if folder.exists() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is neither a run folder (metrics.jsonl) nor a model folder (config.json).")
-    return load_config(None, overrides), target
+    return load_config({"model": {"path": target}}, overrides), target  # whose defaults are those of its kind
 
 
 def settle(config: Config, policy: str) -> Config:
@@ -123,7 +125,7 @@ def run(
     target = os.path.expanduser(target) if target is not None else None
     frozen = None if panel is None else find_panel(panel)
     given = None if frozen is not None else overrides
-    settled, model = (load_config(config, given), target) if config is not None else _resolve(target, given)
+    settled, model = (load_config(config, given), target) if config is not None else _resolve(target, given, api)
     if frozen is not None:
         settled = load_config(settings_tree(settled.model_dump(), frozen), overrides)
     elif overrides and "env.eval_split" in _keys_of(overrides):

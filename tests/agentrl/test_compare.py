@@ -100,7 +100,7 @@ def test_another_protocol_is_refused_unless_allowed_and_then_marked(
     assert main_guard(lambda: evaluate.main(words)) == 0
     capsys.readouterr()
     assert main_guard(lambda: compare.main([results[0], other])) == 2
-    assert "protocol.max_new_tokens is 16 in one and 7 in the other" in capsys.readouterr().err
+    assert "protocol.max_new_tokens is 4 in one and 7 in the other" in capsys.readouterr().err
     assert main_guard(lambda: compare.main([results[0], other, "--allow-other-protocol"])) == 0
     assert "OTHER PROTOCOL" in capsys.readouterr().out
 
