@@ -17,15 +17,15 @@ import torch
 
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
-from agentrl.command.parsers import evaluate_parser
+from agentrl.command.parsers import evaluate_parser, program
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
-from agentrl.config.schema import Config, EnvConfig, ModelConfig
-from agentrl.console import Display, console, say
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import conventions, environment_spec, with_conventions
+from agentrl.config.schema import Config, EnvConfig, ModelConfig, RolloutConfig
+from agentrl.console import Display, LogLevel, console, say, set_log_level
+from agentrl.environment.played import PlayedEnvironment, close_all, played_environments
+from agentrl.environment.spec import conventions, with_conventions
 from agentrl.errors import CheckpointError, UserError
-from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks
+from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, evaluate, held_out_tasks, renumbered
 from agentrl.evaluation.rates import Evaluation
 from agentrl.evaluation.samples import (
     SampleFile,
@@ -46,6 +46,8 @@ from agentrl.runs.folder import read_run_config
 from agentrl.runs.outputs import claim_folder, given_back_if_empty, output_file, write_json
 from agentrl.runs.software import describe_software
 from agentrl.types import Metrics, Task, Trajectory
+
+Played = Mapping[str, PlayedEnvironment]
 
 
 def _resolve(target: str | None, overrides: Mapping[str, Any] | Sequence[str] | None) -> tuple[Config, str | None]:
@@ -69,9 +71,17 @@ def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
     limits = eval_rollout_config(config)
     with closing(make_engine(limits, module, tokenizer)) as engine:
         engine.load_weights(module.state_dict().items(), version=0)
-        with closing(EnvPool.of(environment_spec(config, "eval"), limits)) as pool:
-            own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
-            yield Rollout(engine, chat_for(tokenizer, module, limits), pool, limits, seed=EVAL_SEED, **own)
+        with _environments(config, limits) as environments:
+            yield Rollout(engine, chat_for(tokenizer, module, limits), environments, limits, seed=EVAL_SEED)
+
+
+@contextmanager
+def _environments(config: Config, limits: RolloutConfig, *, expert: bool = False) -> Iterator[Played]:
+    played = played_environments(config.model_copy(update={"rollout": limits}), "eval", expert=expert)
+    try:
+        yield played
+    finally:
+        close_all(played)
 
 
 @contextmanager
@@ -79,11 +89,12 @@ def _scripted_rollout(config: Config, policy: str) -> Iterator[Rollout]:
     """Scripted policies speak commands and have no context to run out of."""
     scripted: ScriptedPolicy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
-    plain = config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})})
+    members = [env.model_copy(update={"format": "plain", "reward": None}) for env in config.mixture or [config.env]]
+    plain = config.with_environments(members)
     unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
-    with closing(EnvPool.of(environment_spec(plain, "eval", expert=policy == "expert"), config.rollout)) as pool:
-        yield Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
+    with _environments(plain, config.rollout, expert=policy == "expert") as environments:
+        yield Rollout(None, chat, environments, unlimited, seed=EVAL_SEED, policy=scripted)
 
 
 def _rollout_for(config: Config, policy: str, model: str | None) -> AbstractContextManager[Rollout]:
@@ -99,7 +110,8 @@ def settle(config: Config, policy: str) -> Config:
     config, samples = with_conventions(config), config.eval.samples
     if samples is None:
         is_random = policy == "model" and config.eval.temperature > 0
-        samples = int(conventions(config.env.id).get("eval_samples", 1)) if is_random else 1
+        usual = {int(conventions(env.id).get("eval_samples", 1)) for env in config.mixture or [config.env]}
+        samples = usual.pop() if is_random and len(usual) == 1 else 1
     if samples > 1 and policy == "model" and config.eval.temperature == 0:
         raise UserError(f"eval.samples is {samples} at eval.temperature 0: greedy samples are all alike. Take 1.")
     return config.model_copy(update={"eval": config.eval.model_copy(update={"samples": samples})})
@@ -116,6 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     run(
         options.model, overrides,
         policy=options.policy, config=options.config, out=options.out, json_file=options.json,
+        log_level=options.log_level,
     )  # fmt: skip
     return 0
 
@@ -128,6 +141,7 @@ def run(
     config: Config | Path | str | None = None,
     out: Path | str | None = None,
     json_file: Path | None = None,
+    log_level: LogLevel = "normal",
 ) -> Evaluation:
     """Play the held-out tasks and print what came of it. In scripts: `agentrl.evaluate("runs/...")`.
 
@@ -136,8 +150,9 @@ def run(
         overrides: dotted keys and values, `{"env.eval_split": "valid_seen", "eval.tasks": 50}`.
         policy: `model`, `expert` or `random`.
         config: settings instead of those of the run folder.
-        out: folder for samples.jsonl and result.json; None: runs/eval-MODEL-TIME where tasks are played several times.
+        out: folder for samples.jsonl and result.json, which `agentrl report` opens; None: runs/eval-MODEL-TIME.
         json_file: where the result goes too.
+        log_level: how much is said: `quiet`, `normal`, `debug`.
 
     Returns:
         The evaluation; `total.value` is its success, `trajectories` what was played.
@@ -146,40 +161,43 @@ def run(
         UserError: something that can be mended beforehand.
         RunError: nothing could be played.
     """
+    set_log_level(log_level)
     target = os.path.expanduser(target) if target is not None else None
     if config is not None:
         settled, model = load_config(config, overrides), target
     else:
         settled, model = _resolve(target, overrides)
     settled = settle(settled, policy)
-    samples = settled.eval.samples or 1
-    claimed = None
-    if out is None and samples > 1:
-        claimed = claim_folder(f"eval-{Path(model or policy).name}")
-    folder = user_path(str(out)) if out is not None else claimed
+    claimed = claim_folder(f"eval-{Path(model or policy).name}") if out is None else None
+    folder = claimed or user_path(str(out))
     with given_back_if_empty(claimed), output_file(json_file, "--json") as write:
         result = play_held_out(settled, policy, model, folder)
         record = describe_result(settled, policy, result)
         write(json.dumps(record, indent=1))
     show_result(settled, policy, result, record)
-    if folder is not None:
-        about = {"model": model, **describe_software(), "config": settled.model_dump()}
-        write_json(folder / "result.json", {**record, "about": about})
-        say(f"samples and result in {folder}")
+    about = {"model": model, **describe_software(), "config": settled.model_dump()}
+    write_json(folder / "result.json", {**record, "about": about})
+    say(f"samples and result in {folder}; {program('report')} {folder} shows them")
     return result
 
 
-def play_held_out(config: Config, policy: str, model: str | None, folder: Path | None) -> Evaluation:
+def play_held_out(config: Config, policy: str, model: str | None, folder: Path) -> Evaluation:
     """Every held-out task as often as `eval.samples` says; episodes are stored in a folder as they come."""
     with SampleFile.into(folder) as file, _rollout_for(config, policy, model) as rollout:
-        num_tasks = rollout.pool.capabilities().num_tasks
-        tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
-        return _play(rollout, tasks, config.eval.samples or 1, file, f"{policy} on {config.env.eval_split}")
+        tasks: list[Task] = []
+        for name, member in config.environments().items():
+            num_tasks = rollout.environments[name].pool.capabilities().num_tasks
+            found = held_out_tasks(member, num_tasks=num_tasks, num_eval_tasks=num_tasks)
+            tasks += renumbered(found, name, start=len(tasks))
+        file.keep_tokenizer(rollout.chat.tokenizer)
+        splits = ", ".join(dict.fromkeys(env.eval_split for env in config.mixture or [config.env]))
+        return _play(rollout, tasks, config.eval.samples or 1, file, f"{policy} on {splits}")
 
 
 def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
     """The result as a record."""
-    scorer = conventions(config.env.id).get("scorer")
+    scorers = [conventions(env.id).get("scorer") for env in config.mixture or [config.env]]
+    scorer = next(filter(None, scorers), None)
     sampling = describe_sampling(config, result.trajectories, samples=result.samples, scorer=scorer)
     record = {**result.metrics(), "split": result.split, "policy": policy, "sampling": sampling}
     if result.samples > 1:
@@ -189,12 +207,12 @@ def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
 
 def show_result(config: Config, policy: str, result: Evaluation, record: Metrics) -> None:
     """The result as a table."""
-    title = f"{config.env.id} {config.env.eval_split}"
+    title = config.played
     if result.samples > 1:
         console.print(accuracy_view(result.accuracy, samples=result.samples, title=title))
     else:
         name = policy if policy != "model" else f"T = {config.eval.temperature:g}"
-        console.print(success_table({name: result.rates}, title=title))
+        console.print(success_table({name: result.rates}, title=title, rewards=[record["eval/reward"]]))
     say(sampling_line(record["sampling"]))
 
 
@@ -207,14 +225,13 @@ def _long_form(word: str) -> str:
     return f"{'--env.eval_split' if key == 'split' else f'--env.options.{key}'}{equals}{value}"
 
 
-def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str) -> Evaluation:
+def _play(rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile, title: str) -> Evaluation:
     """`evaluate` with a progress bar, each sample stored as it comes."""
     with Display() as display, display.bar(title, total=len(tasks) * samples) as bar:
 
         def take(trajectory: Trajectory) -> None:
             bar.advance()
-            if file is not None:
-                file.write(trajectory)
+            file.write(trajectory)
 
         return evaluate(rollout, tasks, samples=samples, on_episode=take)
 

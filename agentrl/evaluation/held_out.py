@@ -57,8 +57,13 @@ class HeldOut:
         self.rollout, self.tasks, self.run, self.processes = rollout, tasks, run, processes
         self.interruption, self.display = interruption, display
 
-    def evaluate(self, step: int) -> None:
-        """Play the held-out tasks and log their success after `step` rollout batches."""
+    def evaluate(self, step: int, *, final: bool = False) -> None:
+        """Play the held-out tasks and log their success after `step` rollout batches.
+
+        Args:
+            step: batches so far.
+            final: whether nothing follows, though more batches were planned.
+        """
         samples = self.run.config.eval.samples or 1
         tasks = self.processes.share(self.tasks)
         with self.display.bar("evaluation", total=len(tasks) * samples) as bar, self.interruption.at_once():
@@ -67,8 +72,9 @@ class HeldOut:
         if self.processes.is_first:
             result = replace(result, trajectories=sorted(played, key=lambda t: (t.task.position, t.member)))
             metrics = {**result.metrics(), "time/eval_s": result.seconds}
-            self.run.log_evaluation(step, metrics, result.trajectories)
-            self.display.line(f"evaluation after {step} batches: success {format_rate(result.total)}", force=True)
+            self.run.log_evaluation(step, metrics, result.trajectories, final=final)
+            reached = f"success {format_rate(result.total)}, reward {metrics['eval/reward']:.3g}"
+            self.display.line(f"evaluation after {step} batches: {reached}", force=True)
 
 
 def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int | None) -> list[Task]:
@@ -78,6 +84,11 @@ def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int
         num_tasks=num_tasks, num_eval_tasks=num_eval_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
     return evaluation_tasks(config.env.id, config.env.eval_split, indices=indices, count=config.eval.tasks)
+
+
+def renumbered(tasks: list[Task], environment: str, *, start: int) -> list[Task]:
+    """Tasks of one environment of a mixture, whose positions go on behind those of the others."""
+    return [replace(task, environment=environment, position=start + i) for i, task in enumerate(tasks)]
 
 
 def eval_rollout_config(config: Config) -> RolloutConfig:

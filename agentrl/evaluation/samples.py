@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -13,6 +14,7 @@ from rich.table import Table
 from agentrl.analysis.sampling import Accuracy, Estimate, ProblemSamples
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
+from agentrl.runs.episodes import as_json, describe_trajectory
 from agentrl.types import Metrics, Status, Trajectory
 
 
@@ -54,6 +56,7 @@ def describe_sampling(
         samples: episodes per task.
         scorer: distribution that judges answers, whose version matters.
     """
+    members = config.mixture or [config.env]
     limits, turns = config.rollout, [t.turns[-1] for t in trajectories if t.turns]
     templates = {str(t.metadata["template"]) for t in trajectories if "template" in t.metadata}
     described = {
@@ -63,9 +66,9 @@ def describe_sampling(
         "max_new_tokens": limits.max_new_tokens,
         "max_context_tokens": limits.max_context_tokens,
         "max_turns": limits.max_turns,
-        "template": ", ".join(sorted(templates)) or config.env.format,
-        "system": config.env.system,
-        "options": config.env.options,
+        "template": ", ".join(sorted(templates)) or ", ".join(dict.fromkeys(env.format for env in members)),
+        "system": members[0].system if len(members) == 1 else [env.system for env in members],
+        "options": members[0].options if len(members) == 1 else [env.options for env in members],
         "scorer": _installed(scorer),
         "truncated": sum(turn.finish == "length" for turn in turns) / max(1, len(turns)),
         "unanswered": sum(not turn.is_valid for turn in turns) / max(1, len(turns)),
@@ -133,9 +136,14 @@ def accuracy_record(table: dict[str, Accuracy]) -> Metrics:
 
 
 class SampleFile:
-    """`samples.jsonl`: one sample a line, written as it comes, so that a stopped evaluation keeps what it has."""
+    """`samples.jsonl`: one sample a line in the form of a run's episodes (`agentrl.runs.episodes`).
+
+    Written as it comes, so that a stopped evaluation keeps what it has.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._decode: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = (folder / "samples.jsonl").open("w", encoding="utf-8", errors="replace")
@@ -144,11 +152,8 @@ class SampleFile:
 
     @classmethod
     @contextmanager
-    def into(cls, folder: Path | None) -> "Iterator[SampleFile | None]":
-        """The file of a folder, closed in the end; None where nothing is to be stored."""
-        if folder is None:
-            yield None
-            return
+    def into(cls, folder: Path) -> "Iterator[SampleFile]":
+        """The file of a folder, closed in the end, and gone where it is empty."""
         file = cls(folder)
         try:
             yield file
@@ -156,27 +161,19 @@ class SampleFile:
             file.close()
             if not (folder / "samples.jsonl").stat().st_size:
                 (folder / "samples.jsonl").unlink()
+                shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """Store the tokenizer beside the samples, whose tokens a report then shows."""
+        self._decode = tokenizer.decode
+        tokenizer.save_pretrained(self.folder / "tokenizer")
 
     def write(self, trajectory: Trajectory) -> None:
         """Append a sample."""
-        self._file.write(json.dumps(describe_sample(trajectory), ensure_ascii=False) + "\n")
+        record = describe_trajectory(trajectory, decode=self._decode)
+        self._file.write(json.dumps(record, ensure_ascii=False, default=as_json) + "\n")
         self._file.flush()
 
     def close(self) -> None:
         """End the file."""
         self._file.close()
-
-
-def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
-    """A JSON-able record of a sample: task, text, answer, verdict, length."""
-    last = trajectory.turns[-1] if trajectory.turns else None
-    return {
-        "task": trajectory.name, "index": trajectory.task.index, "position": trajectory.task.position,
-        "sample": trajectory.member, "metadata": trajectory.metadata, "category": trajectory.category,
-        "prompt": trajectory.first_observation,
-        "responses": [turn.action for turn in trajectory.turns],
-        "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
-        "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
-        "error": trajectory.error, "finish": last.finish if last else "",
-        "generated_tokens": trajectory.num_trained_tokens,
-    }  # fmt: skip

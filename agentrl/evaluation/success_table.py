@@ -1,12 +1,14 @@
 """Success rates as tables."""
 
+from collections.abc import Sequence
+
 from rich.table import Table
 
 from agentrl.evaluation.rates import Rate, format_rate
 
 
-def success_table(columns: dict[str, dict[str, Rate]], *, title: str) -> Table:
-    """Success per category with 95 % intervals, one column an evaluation (`Evaluation.rates`)."""
+def success_table(columns: dict[str, dict[str, Rate]], *, title: str, rewards: Sequence[float]) -> Table:
+    """Success per category with 95 % intervals, one column an evaluation (`Evaluation.rates`), and its mean reward."""
     table = Table(title=title, title_justify="left")
     table.add_column("category")
     for name in columns:
@@ -19,4 +21,5 @@ def success_table(columns: dict[str, dict[str, Rate]], *, title: str) -> Table:
         rates = [column.get(category, Rate(0, 0)) for column in columns.values()]
         style = "bold" if category == "all" else None
         table.add_row(category, *(format_rate(rate) for rate in rates), str(rates[-1].count), style=style)
+    table.add_row("mean reward", *(f"{reward:.3g}" for reward in rewards))
     return table

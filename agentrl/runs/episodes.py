@@ -8,16 +8,19 @@ from agentrl.types import Trajectory
 
 
 def describe_trajectory(trajectory: Trajectory, *, decode: Any) -> dict[str, Any]:
-    """A JSON-able record of an episode: text, token ids, log-probs, rewards, status."""
+    """A JSON-able record of an episode: text, token ids, log-probs, rewards, advantage, status."""
     return {
         "task": {
             "env_id": trajectory.task.env_id, "split": trajectory.task.split, "index": trajectory.task.index,
             "seed": trajectory.task.seed, "position": trajectory.task.position, "name": trajectory.name,
+            "environment": trajectory.task.environment,
         },
         "member": trajectory.member,
         "policy_version": trajectory.policy_version,
         "status": trajectory.status.value,
         "reward": trajectory.reward,
+        "rewards": trajectory.rewards,
+        "advantage": trajectory.advantage,
         "success": trajectory.success,
         "score": trajectory.score,
         "category": trajectory.category,
