@@ -6,17 +6,22 @@ stays short of the expert, which leaves RL something to improve. The environment
 what a room holds teaches the names that actions copy.
 """
 
+import inspect
 import math
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from agentrl.common.plugins import HERE, find_object
 from agentrl.config.describe import content_hash
 from agentrl.config.schema import Config
 from agentrl.console import Display, note, say
@@ -121,9 +126,21 @@ def cache_name(config: Config) -> str:
     env = [member.env.model_dump(exclude=kept) for member in members.values()]
     model = config.model.model_dump(exclude={"lora_rank", "lora_targets"})  # adapters come after
     modules = [module for member in members.values() for module in environment_spec(member).modules()]
-    content = fingerprint(modules, [*(member.env.options for member in members.values()), config.model.path])
+    values = [*(member.env.options for member in members.values()), config.model.path]
+    content: dict[str, Any] = {**fingerprint(modules, values)}
+    if any(member.env.id.startswith(HERE) for member in members.values()):
+        content["cells"] = _sources_of_cells(members.values())
     key = content_hash(_RECIPE, env if len(env) > 1 else env[0], model, settings, rollout, content)
     return f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
+
+
+def _sources_of_cells(members: Iterable[Config]) -> list[str]:
+    """The code of environments that a script or a notebook defines; where it cannot be read no warm start is kept."""
+    ours = [find_object(member.env.id, "env.id") for member in members if member.env.id.startswith(HERE)]
+    try:
+        return [inspect.getsource(each) for each in ours]
+    except (OSError, TypeError):
+        return [f"{os.getpid()} {time.time()}"]
 
 
 def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
@@ -142,7 +159,7 @@ def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Traje
 
 def _demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
     """The first `count` of one environment."""
-    environment = PlayedEnvironment.of(config, "train", expert=True)
+    environment = replace(PlayedEnvironment.of(config, "train", expert=True), rewards=None)
     pool = environment.pool
     num_tasks = pool.capabilities().num_tasks
     indices, _ = split_indices(
