@@ -10,8 +10,8 @@ import agentrl
 config = agentrl.load_config(
     "mixture_quickstart",
     {
-        "env.1.weight": 2, "warmstart.episodes": 400, "warmstart.passes": 1, "train.steps": 4,
-        "train.groups_per_step": 4, "train.group_size": 4, "eval.tasks": 8, "eval.every": 2,
+        "env.1.weight": 2, "warmstart.episodes": 200, "warmstart.passes": 1, "rollout.max_turns": 6, "train.steps": 2,
+        "train.groups_per_step": 4, "train.group_size": 4, "eval.tasks": 4, "eval.every": 1,
         "tracking.trajectories_every": 1, "tracking.trackers": [],
     },
 )  # fmt: skip
@@ -34,7 +34,7 @@ for name in names:
 # The weights go on from their checkpoint, task for task as if nothing had happened; and an evaluation plays each.
 
 # %%
-longer = agentrl.train(resume=run.folder, overrides={"train.steps": 5})
+longer = agentrl.train(resume=run.folder, overrides={"train.steps": 3})
 print(len(longer.batches), "batches; best weights in", longer.best_checkpoint)
 result = agentrl.evaluate(run.folder, {"eval.tasks": 4})
 print({name: rate.value for name, rate in result.rates.items()}, "mean reward", result.metrics()["eval/reward"])
