@@ -235,7 +235,8 @@ def _load(config: Config, has_expert: bool, path: Path | None) -> tuple[Any, Any
         if has_expert:
             path = warmstart(config)
         else:
-            say(f"warm start skipped: {config.played} offers no expert")
+            ids = " or ".join(env.id for env in config.mixture or [config.env])
+            say(f"warm start skipped: {ids} offers no expert")
     if path is not None:
         return load_model(config.model.model_copy(update={"path": str(path)}))
     texts = vocabulary_texts(config) if config.model.path == "tiny" else ()
