@@ -6,7 +6,8 @@ What a script or a notebook needs, loaded when it is asked for:
 
     config = agentrl.load_config("quickstart", {"train.steps": 20})   # a TOML file, or a shipped one
     run = agentrl.train(config)                                       # as `python -m agentrl.train`
-    print(run.success, run.folder)
+    run = agentrl.train(env=MyEnv, reward=my_reward, on_batch=print)   # a class, a function: docs/python.md
+    print(run.success, run.metrics, run.best_checkpoint, run.folder)
     agentrl.evaluate(run.folder, {"env.eval_split": "valid_seen"}).total
     agentrl.read_run("runs/quickstart-20261126-120000").batches
 

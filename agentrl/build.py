@@ -2,6 +2,7 @@
 
 import copy
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from agentrl.config.describe import diff_configs
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config, RolloutConfig
 from agentrl.console import note, say
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import environment_spec
+from agentrl.environment.played import PlayedEnvironment, close_all, played_environments
 from agentrl.errors import CheckpointError, UserError
-from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, held_out_tasks
+from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config, held_out_tasks, renumbered
 from agentrl.imitation import vocabulary_texts, warmstart
 from agentrl.learner.learner import TorchLearner
 from agentrl.learner.protocol import Learner
@@ -32,7 +32,7 @@ from agentrl.rollout.engines.weight_sync import Host
 from agentrl.rollout.process import DistantRollout, RolloutProcess
 from agentrl.rollout.process_body import RolloutPlan
 from agentrl.rollout.rollout import Rollout
-from agentrl.rollout.tasks import TaskSampler, split_indices
+from agentrl.rollout.tasks import MixedSampler, TaskSampler, split_indices
 from agentrl.runs.checkpoint import load_adapter, load_trainer_state, save_model
 from agentrl.runs.trackers import require_trackers
 from agentrl.runs.writer import RunWriter
@@ -43,19 +43,23 @@ from agentrl.types import Task
 class Environments:
     """What is played."""
 
-    train: EnvPool
-    """Training tasks."""
-    held_out: EnvPool
-    """The evaluation split."""
+    train: Mapping[str, PlayedEnvironment]
+    """Training tasks, by the environments' names."""
+    held_out: Mapping[str, PlayedEnvironment]
+    """The evaluation splits."""
     sampler: TaskSampler
     """The stream of training tasks."""
     held_out_tasks: list[Task]
     """Played at every evaluation; never among the training tasks."""
 
     def data(self) -> dict[str, Any]:
-        """Where the tasks come from, as JSON; None where the environment does not say."""
-        sources = {"train": self.train.capabilities().source, "eval": self.held_out.capabilities().source}
-        return {name: source and source.record() for name, source in sources.items()}
+        """Where the tasks come from, as JSON; None where an environment does not say."""
+        return {"train": _sources(self.train), "eval": _sources(self.held_out)}
+
+    def close(self) -> None:
+        """Stop the worker processes."""
+        for environments in (self.train, self.held_out):
+            close_all(environments)
 
 
 @dataclass(frozen=True)
@@ -83,19 +87,27 @@ def make_environments(config: Config, processes: Processes) -> Environments:
     """
     require_trackers(config.tracking.trackers)
     set_threads(config.model.path)
-    train, held_out = (EnvPool.of(environment_spec(config, split), config.rollout) for split in ("train", "eval"))
-    num_tasks, num_held_out = train.capabilities().num_tasks, held_out.capabilities().num_tasks
-    tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_held_out)
-    indices, _ = split_indices(
-        split=config.env.split, eval_split=config.env.eval_split,
-        num_tasks=num_tasks, num_eval_tasks=num_held_out, eval_count=config.eval.tasks,
-    )  # fmt: skip
+    train, held_out = (played_environments(config, split) for split in ("train", "eval"))
+    streams: dict[str, TaskSampler] = {}
+    tasks: list[Task] = []
+    for name, member in config.environments().items():
+        num_tasks, num_held_out = (side[name].pool.capabilities().num_tasks for side in (train, held_out))
+        tasks += renumbered(
+            held_out_tasks(member, num_tasks=num_tasks, num_eval_tasks=num_held_out), name, start=len(tasks)
+        )
+        env = member.env
+        indices, _ = split_indices(
+            split=env.split, eval_split=env.eval_split,
+            num_tasks=num_tasks, num_eval_tasks=num_held_out, eval_count=config.eval.tasks,
+        )  # fmt: skip
+        streams[name] = TaskSampler(env.id, env.split, indices=indices, seed=config.train.seed)
+    weights = {name: member.env.weight for name, member in config.environments().items()}
+    sampler = streams[""] if "" in streams else MixedSampler(streams, weights)
     if min(config.train.groups_per_step, len(tasks)) < processes.count:
         raise UserError(
             f"{processes.count} processes need at least as many tasks each time, but train.groups_per_step is "
             f"{config.train.groups_per_step} and {len(tasks)} tasks are held out. Start fewer processes."
         )
-    sampler = TaskSampler(config.env.id, config.env.split, indices=indices, seed=config.train.seed)
     return Environments(train, held_out, sampler, tasks)
 
 
@@ -111,8 +123,8 @@ def load_models(
         checkpoint: what to go on from.
         processes: the first makes a warm start, the others then find it.
     """
-    has_expert = environments.train.capabilities().expert
     refuse_ahead(config.rollout, processes.device)
+    has_expert = all(environment.pool.capabilities().expert for environment in environments.train.values())
     adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     if not processes.is_first:
         processes.wait()
@@ -162,11 +174,10 @@ def make_rollouts(
     """(engine, batches for training, rollout for evaluation): one engine, sampling and tasks of their own."""
     chat = chat_for(models.tokenizer, models.policy, config.rollout)
     folder = processes.from_first(f"agentrl-weights-{uuid.uuid4().hex[:12]}")
-    own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
-    pools = {"train": environments.train, "held-out": environments.held_out}
+    sides = {"train": environments.train, "held-out": environments.held_out}
     plans = {
-        "train": RolloutPlan(pools["train"].spec, config.rollout, config.train.seed, **own),
-        "held-out": RolloutPlan(pools["held-out"].spec, eval_rollout_config(config), EVAL_SEED, **own),
+        "train": RolloutPlan(config, "train", config.rollout, config.train.seed),
+        "held-out": RolloutPlan(config, "eval", eval_rollout_config(config), EVAL_SEED),
     }
     engine: Engine
     rollouts: list[Rollout]
@@ -177,17 +188,22 @@ def make_rollouts(
             models.replica, models.tokenizer, plans,
             rank=processes.rank, count=processes.count, folder=folder, num_threads=half,
         )  # fmt: skip
-        rollouts = [DistantRollout(process, name, chat, pools[name], plan) for name, plan in plans.items()]
-        for pool in pools.values():
-            pool.close()  # they have said what there is to play
+        rollouts = [DistantRollout(process, name, chat, sides[name], plan) for name, plan in plans.items()]
+        environments.close()  # they have said what there is to play
     else:
         engine = make_engine(
             config.rollout, models.replica, models.tokenizer, rank=processes.rank, count=processes.count,
             host=Host(processes.is_first_here, processes.wait), folder=folder,
             shares_weights=models.replica is models.policy,
         )  # fmt: skip
-        rollouts = [plan.rollout(engine, chat, pools[name]) for name, plan in plans.items()]
+        rollouts = [plan.rollout(engine, chat, sides[name]) for name, plan in plans.items()]
     return engine, BatchStream(rollouts[0], environments.sampler, config.train, processes=processes), rollouts[1]
+
+
+def _sources(environments: Mapping[str, PlayedEnvironment]) -> Any:
+    found = {name: environment.pool.capabilities().source for name, environment in environments.items()}
+    records = {name: source and source.record() for name, source in found.items()}
+    return records.get("", records)
 
 
 def refuse_ahead(config: RolloutConfig, device: torch.device) -> None:
@@ -269,7 +285,8 @@ def _load(config: Config, has_expert: bool, path: Path | None) -> tuple[Any, Any
         if has_expert:
             path = warmstart(config)
         else:
-            say(f"warm start skipped: {config.env.id} offers no expert")
+            ids = " or ".join(env.id for env in config.mixture or [config.env])
+            say(f"warm start skipped: {ids} offers no expert")
     if path is not None:
         return load_model(config.model.model_copy(update={"path": str(path)}))
     texts = vocabulary_texts(config) if config.model.path == "tiny" else ()

@@ -212,7 +212,7 @@ def check_info(episodes: list[Episode]) -> list[Finding]:
     detail = f"offers {', '.join(offered) or 'nothing that a run reads (fine)'}"
     detail += f"; ignored: {', '.join(map(str, others))}" if others else ""
     uses = {
-        "success": "success is then a positive reward at a terminated end", "category": "no rates per category",
+        "success": "success is then a return of at least env.success_threshold", "category": "no rates per category",
         "admissible_actions": "no random policy", "expert_action": "no warm start",
     }  # fmt: skip
     return [Finding("info", "ok", detail), *(Finding(f"  no {key}", "ok", uses[key]) for key in missing)]

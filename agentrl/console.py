@@ -1,9 +1,11 @@
 """What a person sees while a command works: lines, notes, progress bars."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -16,6 +18,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+LogLevel = Literal["quiet", "normal", "debug"]
+"""`quiet`: notes and errors; `normal`: also what comes of it, and a line now and then; `debug`: a line for every batch,
+and the log of the libraries."""
+
 
 def note(text: str) -> None:
     """Print a remark on stderr, apart from what a command prints as its result."""
@@ -23,6 +29,14 @@ def note(text: str) -> None:
 
 
 console = Console(stderr=False, markup=False, emoji=False)  # what environments and paths are called is no markup
+
+
+def set_log_level(level: LogLevel, *, is_first: bool = True) -> None:
+    """How much is said from now on; of several processes the first speaks."""
+    console.quiet = level == "quiet" or not is_first
+    Display.usual_s = 0.0 if level == "debug" else 15.0
+    if level == "debug":
+        logging.basicConfig(level=logging.DEBUG)
 
 
 def say(text: str) -> None:
@@ -36,17 +50,20 @@ class Display:
         >>> with Display() as display, display.bar("episodes", total=8) as bar:
         ...     bar.advance()
 
+
     Args:
-        every_s: seconds between lines that nothing forces.
+        every_s: seconds between lines that nothing forces; None: as the log level says.
     """
 
-    def __init__(self, *, every_s: float = 15.0) -> None:
+    usual_s = 15.0
+
+    def __init__(self, *, every_s: float | None = None) -> None:
         columns = (
             TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TimeRemainingColumn(),
         )  # fmt: skip
         self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.every_s, self._last = every_s, 0.0
+        self.every_s, self._last = self.usual_s if every_s is None else every_s, 0.0
 
     def __enter__(self) -> "Display":
         self._bars.start()

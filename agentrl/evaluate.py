@@ -17,16 +17,15 @@ from agentrl.api_policy.api_player import ApiPolicy
 from agentrl.api_policy.server_options import api_policy_from
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
-from agentrl.command.parsers import evaluate_parser
-from agentrl.common.data_source import tasks_of
+from agentrl.command.parsers import evaluate_parser, program
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config, EnvConfig
-from agentrl.console import Display, console, note, say
+from agentrl.console import Display, LogLevel, console, note, say, set_log_level
 from agentrl.environment.spec import conventions, require_splits, with_conventions
 from agentrl.errors import CheckpointError, RunError, UserError
 from agentrl.evaluation.document import PanelCheck, describe_player, describe_usage, make_document
-from agentrl.evaluation.held_out import evaluate, held_out_tasks
+from agentrl.evaluation.held_out import evaluate, held_out_tasks, renumbered
 from agentrl.evaluation.players import rollout_for
 from agentrl.evaluation.rates import Evaluation
 from agentrl.evaluation.samples import (
@@ -37,7 +36,7 @@ from agentrl.evaluation.samples import (
     sampling_line,
 )
 from agentrl.evaluation.sitting import Sitting, sit_down
-from agentrl.evaluation.success_table import success_table
+from agentrl.evaluation.success_table import success_table, title_of
 from agentrl.panels.check import check_panel, settings_tree
 from agentrl.panels.panel import Panel, find_panel
 from agentrl.rollout.human import HumanPlayer, show_end
@@ -68,7 +67,8 @@ def settle(config: Config, policy: str) -> Config:
     config, samples = with_conventions(config), config.eval.samples
     if samples is None:
         is_random = policy in ("model", "api") and config.eval.temperature > 0
-        samples = int(conventions(config.env.id).get("eval_samples", 1)) if is_random else 1
+        usual = {int(conventions(env.id).get("eval_samples", 1)) for env in config.mixture or [config.env]}
+        samples = usual.pop() if is_random and len(usual) == 1 else 1
     if samples > 1 and policy == "model" and config.eval.temperature == 0:
         raise UserError(f"eval.samples is {samples} at eval.temperature 0: greedy samples are all alike. Take 1.")
     return config.model_copy(update={"eval": config.eval.model_copy(update={"samples": samples})})
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     run(
         options.model, overrides,
         policy=options.policy, config=options.config, out=options.out, json_file=options.json,
-        api=api_policy_from(options), resume=options.resume, panel=options.panel,
+        api=api_policy_from(options), resume=options.resume, panel=options.panel, log_level=options.log_level,
     )  # fmt: skip
     return 0
 
@@ -101,6 +101,7 @@ def run(
     api: ApiPolicy | None = None,
     resume: bool = False,
     panel: str | None = None,
+    log_level: LogLevel = "normal",
 ) -> Evaluation:
     """Play the held-out tasks and print what came of it. In scripts: `agentrl.evaluate("runs/...")`.
 
@@ -109,11 +110,12 @@ def run(
         overrides: dotted keys and values, `{"env.eval_split": "valid_seen", "eval.tasks": 50}`.
         policy: `model`, `api`, `human`, `expert` or `random`.
         config: settings instead of those of the run folder.
-        out: folder for samples.jsonl and result.json; None: runs/eval-MODEL-TIME where tasks are played several times.
+        out: folder for samples.jsonl and result.json, which `agentrl report` opens; None: runs/eval-MODEL-TIME.
         json_file: where the result goes too.
         api: the server that plays, with the policy `api`.
         resume: go on with the samples that lie in `out`.
         panel: a frozen list of tasks with protocol, limits and sampling (`agentrl.panels`).
+        log_level: how much is said: `quiet`, `normal`, `debug`.
 
     Returns:
         The evaluation; `total.value` is its success, `trajectories` what was played.
@@ -122,6 +124,7 @@ def run(
         UserError: something that can be mended beforehand.
         RunError: nothing could be played.
     """
+    set_log_level(log_level)
     target = os.path.expanduser(target) if target is not None else None
     frozen = None if panel is None else find_panel(panel)
     given = None if frozen is not None else overrides
@@ -132,9 +135,8 @@ def run(
         require_splits(settled)
     settled = settle(settled, policy)
     checked = None if frozen is None else _check(frozen, settled)
-    samples = settled.eval.samples or 1
     claimed = None
-    if out is None and not resume and (samples > 1 or policy == "api"):
+    if out is None and not resume:
         claimed = claim_folder(f"eval-{Path(api.model if api else model or policy).name}")
     folder = user_path(str(out)) if out is not None else claimed
     with given_back_if_empty(claimed), output_file(json_file, "--json") as write:
@@ -148,12 +150,11 @@ def run(
     show_result(settled, policy, result, record)
     if checked is not None:
         say(f"panel {checked.name}")
-    if folder is not None:
-        software = describe_software()
-        document = make_document(settled, result, **about, panel=checked, software=software)
-        legacy = {"about": {"model": model, **software, "config": settled.model_dump()}}
-        write_json(folder / "result.json", {**record, **document.model_dump(), **legacy})
-        say(f"samples and result in {folder}")
+    software = describe_software()
+    document = make_document(settled, result, **about, panel=checked, software=software)
+    legacy = {"about": {"model": model, **software, "config": settled.model_dump()}}
+    write_json(sitting.folder / "result.json", {**record, **document.model_dump(), **legacy})
+    say(f"samples and result in {sitting.folder}; {program('report')} {sitting.folder} shows them")
     return result
 
 
@@ -180,28 +181,38 @@ def play_held_out(
     Raises:
         RunError: it could not go on (`BudgetSpent`: the budget is spent); what was played before is stored.
     """
-    goes_on = bool(sitting.known)
     with (
-        SampleFile.into(sitting.folder, goes_on=goes_on) as file,
+        SampleFile.into(sitting.folder, goes_on=bool(sitting.known)) as file,
         rollout_for(config, policy, model, api, sitting.usage) as rollout,
     ):
-        if tasks is None:
-            num_tasks = rollout.pool.capabilities().num_tasks
-            tasks = held_out_tasks(config, num_tasks=num_tasks, num_eval_tasks=num_tasks)
-        title = f"{policy} on {config.env.eval_split}"
+        file.keep_tokenizer(rollout.chat.tokenizer)
+        splits = ", ".join(dict.fromkeys(env.eval_split for env in config.mixture or [config.env]))
         try:
-            result = _play(rollout, tasks, config.eval.samples or 1, file, title, sitting.known)
+            result = _play(
+                rollout, tasks or _held_out(config, rollout), config.eval.samples or 1, file, f"{policy} on {splits}",
+                sitting.known,
+            )  # fmt: skip
         except RunError as error:
-            if policy == "api" and sitting.folder is not None:
+            if policy == "api":
                 raise type(error)(f"{error} Go on with --out {sitting.folder} --resume.") from None
             raise
         player = describe_player(rollout.player, policy, model, rollout.chat)
         return result, {"player": player, "usage": describe_usage(rollout.player, sitting.usage)}
 
 
+def _held_out(config: Config, rollout: Rollout) -> list[Task]:
+    tasks: list[Task] = []
+    for name, member in config.environments().items():
+        num_tasks = rollout.environments[name].pool.capabilities().num_tasks
+        found = held_out_tasks(member, num_tasks=num_tasks, num_eval_tasks=num_tasks)
+        tasks += renumbered(found, name, start=len(tasks))
+    return tasks
+
+
 def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
     """The result as a record."""
-    scorer = conventions(config.env.id).get("scorer")
+    scorers = [conventions(env.id).get("scorer") for env in config.mixture or [config.env]]
+    scorer = next(filter(None, scorers), None)
     sampling = describe_sampling(config, result.trajectories, samples=result.samples, scorer=scorer)
     record = {**result.metrics(), "split": result.metrics()["eval/split"], "policy": policy, "sampling": sampling}
     if result.samples > 1:
@@ -211,14 +222,14 @@ def describe_result(config: Config, policy: str, result: Evaluation) -> Metrics:
 
 def show_result(config: Config, policy: str, result: Evaluation, record: Metrics) -> None:
     """The result as a table."""
-    title = f"{config.env.id} {tasks_of(record)}"
+    title = title_of(config, record)
     if result.samples > 1:
         console.print(accuracy_view(result.accuracy, samples=result.samples, title=title))
     else:
         name = policy if policy != "model" else f"T = {config.eval.temperature:g}"
         if policy == "expert" and "expert" not in config.env.options:
             name = ", ".join(filter(None, (name, conventions(config.env.id).get("expert"))))
-        console.print(success_table({name: result.rates}, title=title))
+        console.print(success_table({name: result.rates}, title=title, rewards=[record["eval/reward"]]))
     say(sampling_line(record["sampling"]))
 
 
@@ -236,7 +247,7 @@ def _keys_of(overrides: Mapping[str, Any] | Sequence[str]) -> set[str]:
 
 
 def _play(
-    rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile | None, title: str,
+    rollout: Rollout, tasks: list[Task], samples: int, file: SampleFile, title: str,
     known: Mapping[tuple[int, int], Trajectory],
 ) -> Evaluation:  # fmt: skip
     """`evaluate` with a progress bar, each sample stored as it comes."""
@@ -249,7 +260,7 @@ def _play(
                 bar.advance()
             else:
                 show_end(trajectory)
-            if file is not None and (trajectory.task.position, trajectory.member) not in known:
+            if (trajectory.task.position, trajectory.member) not in known:
                 file.write(trajectory)
 
         return evaluate(rollout, tasks, samples=samples, on_episode=take, known=known)

@@ -6,21 +6,26 @@ stays short of the expert, which leaves RL something to improve. The environment
 what a room holds teaches the names that actions copy.
 """
 
+import inspect
 import math
 import os
 import shutil
 import tempfile
+import time
+from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from agentrl.common.plugins import HERE, find_object
 from agentrl.config.describe import content_hash
 from agentrl.config.schema import Config
 from agentrl.console import Display, note, say
-from agentrl.environment.pool import EnvPool
+from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.spec import environment_spec
 from agentrl.errors import UserError
 from agentrl.learner.batch import BatchRow, micro_batches
@@ -116,18 +121,46 @@ def cache_name(config: Config) -> str:
     """The name of a config's warm start: of everything that shapes it, the environment's code and data included."""
     rollout = config.rollout.model_dump(include={"context", "window_turns", "max_turns", "max_context_tokens", "stop"})
     settings = config.warmstart.model_dump(exclude={"cache_dir"})
-    env = config.env.model_dump(exclude={"eval_split", "reward"})
+    members = config.environments()
+    kept = {"eval_split", "reward", "success_threshold", *(["weight"] if len(members) == 1 else [])}
+    env = [member.env.model_dump(exclude=kept) for member in members.values()]
     model = config.model.model_dump(exclude={"lora_rank", "lora_targets"})  # adapters come after
-    spec = environment_spec(config)
-    content = fingerprint(spec.modules(), [config.env.options, config.model.path])
-    key = content_hash(_RECIPE, env, model, settings, rollout, content)
+    modules = [module for member in members.values() for module in environment_spec(member).modules()]
+    values = [*(member.env.options for member in members.values()), config.model.path]
+    content: dict[str, Any] = {**fingerprint(modules, values)}
+    if any(member.env.id.startswith(HERE) for member in members.values()):
+        content["cells"] = _sources_of_cells(members.values())
+    key = content_hash(_RECIPE, env if len(env) > 1 else env[0], model, settings, rollout, content)
     return f"{config.env.id.split('/')[-1].split(':')[-1]}-{key}"
 
 
+def _sources_of_cells(members: Iterable[Config]) -> list[str]:
+    """The code of environments that a script or a notebook defines; where it cannot be read no warm start is kept."""
+    ours = [find_object(member.env.id, "env.id") for member in members if member.env.id.startswith(HERE)]
+    try:
+        return [inspect.getsource(each) for each in ours]
+    except (OSError, TypeError):
+        return [f"{os.getpid()} {time.time()}"]
+
+
 def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
-    """The first `count` episodes of the noisy expert on the training split, in the rows that the model will see."""
-    spec = environment_spec(config, expert=True)
-    pool = EnvPool.of(spec, config.rollout)
+    """`count` episodes of the noisy expert on the training split, in the rows that the model will see.
+
+    Of a mixture each environment gives its share, at least one.
+    """
+    members = list(config.environments().values())
+    total = sum(member.env.weight for member in members)
+    return [
+        trajectory
+        for member in members
+        for trajectory in _demonstrations(member, chat, max(1, round(count * member.env.weight / total)))
+    ]
+
+
+def _demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
+    """The first `count` of one environment."""
+    environment = replace(PlayedEnvironment.of(config, "train", expert=True), rewards=None)
+    pool = environment.pool
     num_tasks = pool.capabilities().num_tasks
     indices, _ = split_indices(
         split=config.env.split, eval_split=config.env.eval_split,
@@ -136,7 +169,7 @@ def collect_demonstrations(config: Config, chat: Chat, count: int) -> list[Traje
     tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=_SEED).take(count)
     expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
     policy = expert if pool.capabilities().expert else fallback_policy
-    rollout = Rollout(None, chat, pool, config.rollout, seed=_SEED, system=config.env.system, policy=policy)
+    rollout = Rollout(None, chat, {"": environment}, config.rollout, seed=_SEED, policy=policy)
     with Display() as display, display.bar("warm start: the expert plays", total=count) as bar:
         groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bar.advance()).groups
     pool.close()

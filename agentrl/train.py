@@ -27,8 +27,9 @@ from agentrl.command.parsers import program, train_parser
 from agentrl.common.paths import user_path
 from agentrl.config.read import config_without_file, load_config
 from agentrl.config.schema import Config
-from agentrl.console import Display, console, say
+from agentrl.console import Display, LogLevel, console, say, set_log_level
 from agentrl.dry_run.schedule import schedule_table
+from agentrl.environment.given import GivenEnvironment, GivenReward, load_given
 from agentrl.environment.spec import with_conventions
 from agentrl.errors import UserError
 from agentrl.evaluation.held_out import HeldOut
@@ -42,16 +43,16 @@ from agentrl.rollout.engines.weight_sync import bring_weights, opening_row
 from agentrl.rollout.failures import FailureLimit
 from agentrl.runs.checkpoint import Checkpoints, newest_checkpoint
 from agentrl.runs.folder import RunRecord, read_run, read_run_config
-from agentrl.runs.interruption import Interruption
+from agentrl.runs.interruption import Interruption, Stopped
 from agentrl.runs.metrics import outcome
 from agentrl.runs.outputs import run_folder
-from agentrl.runs.writer import RunWriter, due
+from agentrl.runs.writer import OnBatch, RunWriter, due
 
 
 def train(
     config: Config, learner: Learner, engine: Engine, batches: BatchStream, *,
     held_out: HeldOut, run: RunWriter, checkpoints: Checkpoints, interruption: Interruption, processes: Processes,
-    display: Display,
+    display: Display, on_batch: OnBatch,
 ) -> None:  # fmt: skip
     """The loop: play, compare, learn, bring the weights; now and then evaluate and save."""
     start, steps = learner.num_batches, config.train.steps
@@ -70,6 +71,7 @@ def train(
             synced = batches.meet() | bring_weights(engine, learner, batch.rows, config.rollout)
             played = batch.join(processes.gather(batch))
             record = run.log_batch(step, played, update, {**synced, **learner.measure()})
+            interruption.stop_if(on_batch(record, played.groups) is False)
             failures.check(step, record["rollout/failed_share"], played.failures)
             interruption.check()
             if step < steps and due(config.eval.every, step):
@@ -82,13 +84,18 @@ def train(
 
 def run(
     config: Config | Path | str | None = None, overrides: Mapping[str, Any] | Sequence[str] | None = None, *,
+    env: GivenEnvironment | None = None, reward: GivenReward | None = None, on_batch: OnBatch | None = None,
     run_dir: Path | str | None = None, resume: Path | str | None = None, name: str | None = None,
+    log_level: LogLevel = "normal",
 ) -> RunRecord:  # fmt: skip
     """Train: the whole of a run, from its checks to its summary. In scripts: `agentrl.train(config)`.
 
     Args:
         config: an experiment, its TOML file, the name of a shipped one; None: the defaults, or those of `resume`.
         overrides: dotted keys and values on top, `{"train.steps": 20}`.
+        env: what is played instead: an id, a class, a function that makes one; also of a notebook cell.
+        reward: judges whole episodes (`agentrl.Reward`): a function, a list of them, or a dict with their weights.
+        on_batch: called after each batch with its record and groups; False ends the run there, as one that is done.
         run_dir: where to write; None: runs/NAME-TIME, with the environment's name where `name` is None.
         resume: a run folder to continue from its newest checkpoint.
 
@@ -97,9 +104,9 @@ def run(
     """
     started, processes = time.perf_counter(), Processes.join()
     source = read_run_config(user_path(str(resume))) if resume and config is None else config
-    config = with_conventions(load_config(source, overrides))
-    console.quiet = not processes.is_first
-    with run_folder(run_dir, resume, name or config.env.id, processes) as folder:
+    config = with_conventions(load_given(source, overrides, env=env, reward=reward))
+    set_log_level(log_level, is_first=processes.is_first)
+    with run_folder(run_dir, resume, name or "-".join(config.environments()) or config.env.id, processes) as folder:
         checkpoint = newest_checkpoint(folder) if resume else None
         places = build.make_environments(config, processes)
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
@@ -114,12 +121,14 @@ def run(
     rooms: dict[str, Any] = {"held_out": held_out, "run": writer, "checkpoints": checkpoints, **shared}
     try:
         with display, interruption, interruption.patiently(), checkpoints.saving_at_the_end(learner, batches):
-            train(config, learner, engine, batches, **rooms)
+            train(config, learner, engine, batches, on_batch=processes.ask_first(on_batch), **rooms)
+    except Stopped:
+        held_out.evaluate(learner.num_batches, final=True)
     except KeyboardInterrupt:
         say(f"interrupted; continue with: {program('train')} --resume {folder}")
         raise
     finally:
-        for part in (writer, places.train, places.held_out, engine):
+        for part in (writer, places, engine):
             part.close()
     if processes.is_first:
         summarize(folder, config, time.perf_counter() - started)
@@ -139,7 +148,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.dry_run:
         console.print(schedule_table(config))
         return 0
-    run(config, run_dir=options.run_dir, resume=options.resume, name=file.stem if file else None)
+    name = file.stem if file else None
+    run(config, run_dir=options.run_dir, resume=options.resume, name=name, log_level=options.log_level)
     return 0
 
 

@@ -25,6 +25,8 @@ class Task:
     """Task number for `reset(options={"task": index})`; None where the environment cannot enumerate."""
     position: int = 0
     """Place in the stream of tasks; keys the random numbers of its episodes."""
+    environment: str = ""
+    """Which environment of a mixture (`Config.environments`); empty where there is one."""
 
 
 class Status(StrEnum):
@@ -102,7 +104,9 @@ class Trajectory:
     policy_version: int = 0
     """Number of weight updates the rollout policy had seen."""
     success: bool = False
-    """`info["success"]` at the end, else whether the reward of a terminated episode is positive."""
+    """`info["success"]` at the end, else whether the environment's return reaches `env.success_threshold`."""
+    tells_success: bool = True
+    """Whether the environment said `info["success"]`."""
     score: float | None = None
     """`info["score"]` at the end, 0..1, where offered."""
     category: str = ""
@@ -123,6 +127,20 @@ class Trajectory:
     """Turns whose check ran out of time (`info["verdict"]` "timeout"), and counted as wrong."""
     unasked_tokens: int = 0
     """Tokens of a first prompt that left no room for an answer, so that the task was never asked; 0 where it was."""
+    info: dict[str, Any] = field(default_factory=dict)
+    """All that the environment said last, and what it said at reset and not again; only while `env.reward` judges."""
+    rewards: dict[str, float] = field(default_factory=dict)
+    """What each function of `env.reward` gave, before its weight, and `environment`, the environment's own return."""
+    advantage: float | None = None
+    """Mean over its turns of what their tokens are worth; None before it is compared, and of evaluations."""
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The conversation as chat templates know it: `role` user (the environment) or assistant, and `content`."""
+        said = [{"role": "user", "content": self.first_observation}]
+        for turn in self.turns:
+            said += [{"role": "assistant", "content": turn.action}, {"role": "user", "content": turn.observation}]
+        return said
 
     @property
     def reward(self) -> float:

@@ -157,7 +157,7 @@ def num_generated_tokens(record: Record) -> int:
 
 def terminal_view(run: RunView) -> RenderableType:
     """The same in a few lines of text."""
-    table = Table(title=f"{run.config['env']['id']}  {run.name}", title_justify="left", show_header=False, box=None)
+    table = Table(title=f"{run.environments}  {run.name}", title_justify="left", show_header=False, box=None)
     table.add_row("policy", describe_policy(run.config))
     batches, evals = run.batches, run.evals
     table.add_row("rollout batches", f"{len(batches)} of {run.config['train']['steps']}")

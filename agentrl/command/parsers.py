@@ -49,6 +49,7 @@ def train_parser() -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the derived schedule and stop")
     parser.add_argument("--list", action="store_true", help="list the shipped configs and stop")
     parser.add_argument("--help-config", action="store_true", help="list all config keys with defaults and stop")
+    _add_log_level(parser)
     return parser
 
 
@@ -77,12 +78,20 @@ def evaluate_parser() -> Parser:
     )  # fmt: skip
     parser.add_argument(
         "--out", type=user_path, metavar="FOLDER",
-        help="write samples.jsonl and result.json there (default with K > 1: runs/eval-MODEL-TIME)",
+        help="write samples.jsonl and result.json there (default: runs/eval-MODEL-TIME)",
     )  # fmt: skip
     parser.add_argument("--resume", action="store_true", help="go on with the samples that lie in --out")
     parser.add_argument("--json", type=user_path, help="also write the result there")
     add_api_options(parser.add_argument_group("--policy api: an OpenAI-compatible chat server"))
+    _add_log_level(parser)
     return parser
+
+
+def _add_log_level(parser: Parser) -> None:
+    parser.add_argument(
+        "--log-level", choices=["quiet", "normal", "debug"], default="normal",
+        help="quiet: notes and errors; debug: a line for every batch, and what libraries log",
+    )  # fmt: skip
 
 
 def warmstart_parser() -> Parser:

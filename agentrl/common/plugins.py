@@ -12,6 +12,10 @@ from agentrl.errors import UserError
 
 _PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _OURS = {os.path.join(_PACKAGE, room) for room in ("", "common", "environment", "rollout")}
+HERE = "__main__:"
+"""How names begin of what only this process has: things of a script, a notebook cell, a function."""
+_GIVEN: dict[str, Any] = {}
+"""Name -> object that a script handed over and that no import finds."""
 
 
 def make_importable(folder: str | Path) -> None:
@@ -35,14 +39,37 @@ def find_object(path: str, where: str) -> Any:
     Raises:
         UserError: no such module or name, or the module fails.
     """
+    if path in _GIVEN:
+        return _GIVEN[path]
     module_name, _, name = path.partition(":")
     found = import_module(module_name, where, path)
     for part in name.split("."):
         if not hasattr(found, part):
             near = difflib.get_close_matches(part, dir(found), n=1)
+            if path.startswith(HERE):
+                raise UserError(
+                    f"{where}: {name} is of the script or notebook that started the run, and is not defined here. "
+                    "Go on there, or put it into a file and name it module:name."
+                )
             raise UserError(f"{where}: {module_name} has no {name!r}." + (f" Did you mean {near[0]}?" if near else ""))
         found = getattr(found, part)
     return found
+
+
+def name_object(given: Any) -> str:
+    """The name under which `find_object` finds something: `module:name`, or in this process alone `__main__:name`."""
+    name = getattr(given, "__qualname__", type(given).__qualname__)
+    found: Any = sys.modules.get(getattr(given, "__module__", ""))
+    is_ours = found is sys.modules["__main__"]
+    path = f"{HERE if is_ours or found is None else found.__name__ + ':'}{name}"
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if found is not given:  # inside a function, a partial, an instance
+        path = f"{HERE}{name}"
+        _GIVEN[path] = given
+    else:
+        _GIVEN.pop(path, None)
+    return path
 
 
 def find_callable(path: str, where: str) -> Any:

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from agentrl.common.plugins import HERE
+
 
 @dataclass(frozen=True)
 class DependentDefault:
@@ -32,8 +34,13 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
         yield DependentDefault("loss.tis_cap", 0.0, 'rollout.engine = "local" computes as the learner does')
     else:
         yield DependentDefault("loss.tis_cap", 2.0, "rollout.engine computes by other code than the learner")
-    workers = default_workers(str(_get(tree, "env", "id", "agentrl/")))
-    why = "env.id is somebody's own" if workers else "env.id is built in: it neither hangs nor leaks"
+    env = tree.get("mixture") or tree.get("env")
+    members = env if isinstance(env, list) else [env]
+    ids = [str(each.get("id", "agentrl/")) for each in members if isinstance(each, Mapping)]
+    workers = max(map(default_workers, ids), default=0)
+    why = (
+        "env.id is somebody's own" if workers else "env.id is built in, it neither hangs nor leaks; or it is a script's"
+    )
     yield DependentDefault("rollout.env_workers", workers, why)
 
 
@@ -61,8 +68,11 @@ def _of_tiny_model(*, begins_at_random: bool) -> Iterator[DependentDefault]:
 
 
 def default_workers(env_id: str) -> int:
-    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's."""
-    return 0 if env_id.startswith("agentrl/") else 2
+    """0 for the built-in environments, which neither hang nor leak; 2 processes for anybody else's.
+
+    What a script or a notebook cell defines cannot be imported by another process, and is played in its own.
+    """
+    return 0 if env_id.startswith(("agentrl/", HERE)) else 2
 
 
 def with_defaults(tree: dict[str, Any]) -> dict[str, Any]:

@@ -14,8 +14,13 @@ from agentrl.config.section import Section, kinds_in
 
 def describe_fields() -> Iterator[tuple[str, str, str]]:
     """(dotted key, default, meaning) of every field, in file order."""
-    for section, info in Config.model_fields.items():
-        yield from _describe_section(section, info)
+    for section in tables():
+        yield from _describe_section(section, Config.model_fields[section])
+
+
+def tables() -> list[str]:
+    """Names of the tables of a config."""
+    return [name for name, field in Config.model_fields.items() if not field.exclude]
 
 
 def content_hash(*parts: Any) -> str:
@@ -85,6 +90,8 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from leaves(value, f"{prefix}{key}.")
+        elif key == "env" and isinstance(value, list):  # [[env]]
+            yield from leaves({str(i): table for i, table in enumerate(value)}, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -98,6 +105,8 @@ def explain_problem(problem: Any, origin: dict[str, str]) -> str:
     """One line about what pydantic found: the key, what is wrong, where it stands, the remedy."""
     path = [str(part) for part in problem["loc"]]
     kind = path.pop(1) if len(path) > 1 and path[1] in kinds_of_table(path[0]) else None
+    if path[0] == "mixture":
+        path[0] = "env"
     key = ".".join(path)
     if problem["type"] == "union_tag_invalid":
         return _explain_kind(path[0], problem["ctx"]["tag"], _source(f"{key}.kind", origin))
@@ -137,6 +146,6 @@ def _explain_unknown(path: list[str], kind: str | None, where: str) -> str:
     known = [name for name, _, _ in describe_fields()]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     near = near or [name for name in known if name.split(".")[-1] == path[-1]][:1]
-    near = near or difflib.get_close_matches(key, list(Config.model_fields), n=1)
-    hint = f" Did you mean {near[0]}?" if near else f" Tables are: {', '.join(Config.model_fields)}."
+    near = near or difflib.get_close_matches(key, tables(), n=1)
+    hint = f" Did you mean {near[0]}?" if near else f" Tables are: {', '.join(tables())}."
     return f"unknown key {key} ({where}).{hint}"

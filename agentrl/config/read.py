@@ -98,7 +98,10 @@ def build_config(tree: dict[str, Any], origin: dict[str, str] | None = None) -> 
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError("\n".join(explain_problem(problem, origin or {}) for problem in error.errors())) from None
+        problems = error.errors()
+        if any(problem["loc"][0] == "mixture" for problem in problems):  # the first of them stands under `env` too
+            problems = [problem for problem in problems if problem["loc"][0] != "env"]
+        raise ConfigError("\n".join(explain_problem(problem, origin or {}) for problem in problems)) from None
 
 
 def split_overrides(words: list[str]) -> tuple[list[str], list[str]]:
@@ -151,7 +154,7 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def _refuse_secrets(tree: dict[str, Any]) -> None:
     """Run folders keep the whole config and the command: no place for passwords."""
-    for key, value in leaves({"env": tree.get("env", {})} if isinstance(tree.get("env", {}), dict) else {}):
+    for key, value in leaves({"env": tree.get("env", {})}):
         if isinstance(value, str) and value and _looks_secret(key.lower(), value):
             raise ConfigError(
                 f"{key} looks like a secret, and run folders keep all options. Put it into an environment variable and "
@@ -217,10 +220,17 @@ def _drop_keys_of_other_kinds(tree: dict[str, Any], table: str, kind: Any, notif
 
 def _assign(tree: dict[str, Any], key: str, value: Any) -> None:
     *parents, leaf = key.split(".")
-    for parent in parents:
-        tree = tree.setdefault(parent, {})
-        if not isinstance(tree, dict):
+    for place, parent in enumerate(parents):
+        inner = tree.setdefault(parent, {})
+        if isinstance(inner, list) and parent == "env":  # [[env]]
+            number = parents[place + 1] if place + 1 < len(parents) else ""
+            if not number.isdecimal() or int(number) >= len(inner):
+                numbers = " or ".join(f"--env.{i}.{leaf}" for i in range(len(inner)))
+                raise ConfigError(f"--{key}: there are {len(inner)} environments; say of which, {numbers}.")
+            inner = {str(i): table for i, table in enumerate(inner)}
+        if not isinstance(inner, dict):
             raise ConfigError(f"--{key}: {parent} is a value, not a table (command line).")
+        tree = inner
     tree[leaf] = value
 
 

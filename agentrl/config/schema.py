@@ -5,10 +5,11 @@ Every field carries its meaning, unit and range here; `python -m agentrl.train -
 
 import datetime
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, WrapValidator, field_validator, model_validator
+from pydantic import Field, SerializationInfo, WrapValidator, field_validator, model_serializer, model_validator
 
 from agentrl.config.defaults import with_defaults
 from agentrl.config.section import OWN_NAME, Section, union_of_kinds
@@ -24,6 +25,15 @@ def _with_iso_dates(value: Any) -> Any:
     if isinstance(value, list):
         return [_with_iso_dates(each) for each in value]
     return value.isoformat() if isinstance(value, datetime.date | datetime.time) else value
+
+
+def _expand_home(value: Any) -> Any:
+    """`~` and `~name` at the beginning of texts, however deep in lists and tables."""
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~") else value
+    if isinstance(value, dict):
+        return {key: _expand_home(inner) for key, inner in value.items()}
+    return [_expand_home(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _own_or(value: Any, handler: Callable[[Any], Any]) -> Any:
@@ -51,15 +61,24 @@ class EnvConfig(Section):
     `module:Wrapper`, a gymnasium.Wrapper."""
     system: str | None = None
     """System message; None uses what the environment offers, if anything."""
-    reward: str | None = None
+    reward: str | dict[str, float] | None = None
     """`module:function` of one's own, f(trajectory) -> number: the reward of a whole episode, in place of the sum of
-    what the environment gave for its steps. Success stays the environment's."""
+    what the environment gave for its steps; or a table of several with their weights, in which `environment` is that
+    sum. Success stays the environment's."""
+    success_threshold: float = 1.0
+    """Where the environment gives no `info["success"]`: its return (the sum over an episode) from which an episode is a
+    success. 1 suits rewards of 0 and 1; say what suits others."""
+    weight: float = Field(1.0, gt=0)
+    """Share of the training tasks, relative to the other tables, where there are several `[[env]]`."""
 
     @field_validator("options")
     @classmethod
     def _write_dates(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Run folders hold JSON, which knows no dates: an environment gets the same before and after a resume."""
-        return dict(_with_iso_dates(options))
+        """Run folders hold JSON, which knows no dates: an environment gets the same before and after a resume.
+
+        `~` in paths is replaced, as no shell does it in a file or behind an equals sign.
+        """
+        return dict(_expand_home(_with_iso_dates(options)))
 
 
 class TinyModelConfig(Section):
@@ -276,7 +295,9 @@ class Config(Section):
     """One experiment."""
 
     env: EnvConfig = EnvConfig()
-    """Environment."""
+    """Environment; of several (`[[env]]`) the first."""
+    mixture: list[EnvConfig] = Field(default_factory=list, exclude=True)
+    """All of them where there are several."""
     model: ModelConfig = ModelConfig()
     """Policy."""
     warmstart: WarmstartConfig = WarmstartConfig()
@@ -304,7 +325,7 @@ class Config(Section):
     @classmethod
     def _expand_homes(cls, tree: Any) -> Any:
         """`~` in paths, which no shell replaces in a file or behind an equals sign."""
-        places = {"env": ("options",), "model": ("path",), "warmstart": ("cache_dir",), "rollout": ("engine_options",)}
+        places = {"model": ("path",), "warmstart": ("cache_dir",), "rollout": ("engine_options",)}
         found = {
             name: {**table, **{key: _expand_home(table[key]) for key in keys if key in table}}
             for name, keys in places.items()
@@ -318,11 +339,36 @@ class Config(Section):
         """Defaults that depend on other keys become values, so that the run folder shows them."""
         return with_defaults(tree) if isinstance(tree, dict) else tree
 
+    @model_validator(mode="before")
+    @classmethod
+    def _split_mixture(cls, tree: Any) -> Any:
+        """`[[env]]`: a list of environments, which is how a config of several is written and stored too."""
+        if not isinstance(tree, dict) or not isinstance(tree.get("env"), list) or not tree["env"]:
+            return tree
+        return {**tree, "env": tree["env"][0], "mixture": tree["env"] if len(tree["env"]) > 1 else []}
 
-def _expand_home(value: Any) -> Any:
-    """`~` and `~name` at the beginning of texts, however deep in lists and tables."""
-    if isinstance(value, str):
-        return os.path.expanduser(value) if value.startswith("~") else value
-    if isinstance(value, dict):
-        return {key: _expand_home(inner) for key, inner in value.items()}
-    return [_expand_home(inner) for inner in value] if isinstance(value, list) else value
+    @model_serializer(mode="wrap")
+    def _join_mixture(self, handler: Any, info: SerializationInfo) -> dict[str, Any]:
+        tree: dict[str, Any] = handler(self)
+        if self.mixture:
+            tree["env"] = [env.model_dump(exclude_unset=info.exclude_unset) for env in self.mixture]
+        return tree
+
+    def environments(self) -> dict[str, "Config"]:
+        """Name -> this config with that environment alone; a single one has the name ""."""
+        if not self.mixture:
+            return {"": self}
+        short = [re.split(r"[/:]", env.id)[-1] for env in self.mixture]
+        names = [
+            f"{name}#{short[: i + 1].count(name)}" if short.count(name) > 1 else name for i, name in enumerate(short)
+        ]
+        return {n: self.with_environments([env]) for n, env in zip(names, self.mixture, strict=True)}
+
+    def with_environments(self, members: list[EnvConfig]) -> "Config":
+        """The same with other environments."""
+        return self.model_copy(update={"env": members[0], "mixture": members if len(members) > 1 else []})
+
+    @property
+    def played(self) -> str:
+        """What evaluations play, for titles: id and split of every environment."""
+        return ", ".join(f"{env.id} {env.eval_split}" for env in self.mixture or [self.env])

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import gymnasium
 
 from agentrl.common.event_loops import run_coroutine
+from agentrl.common.plugins import HERE
 from agentrl.config.defaults import default_workers
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
@@ -342,21 +343,21 @@ class _Worker:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
             self._process = context.Process(target=work, args=(self.spec, theirs, sys.path), daemon=True)
-            with _light_start():
+            with _light_start(self.spec):
                 self._process.start()
             theirs.close()
 
 
 @contextmanager
-def _light_start() -> Iterator[None]:
-    """Keep a new process from importing our command again: all of torch, which no environment needs."""
+def _light_start(spec: EnvironmentSpec) -> Iterator[None]:
+    """Keep a new process from running our command, or somebody's script, again: it imports what it needs by name."""
     main = sys.modules["__main__"]
-    if not getattr(main.__spec__, "name", "").startswith("agentrl."):
-        yield  # somebody's script, which may hold the environment
+    if HERE in (spec.id[: len(HERE)], spec.format[: len(HERE)]):
+        yield  # the script holds the environment
         return
-    before = main.__spec__, main.__file__
-    main.__spec__ = main.__file__ = None
+    before = {name: main.__dict__.get(name) for name in ("__spec__", "__file__")}
+    main.__dict__.update(__spec__=None, __file__=None)
     try:
         yield
     finally:
-        main.__spec__, main.__file__ = before
+        main.__dict__.update(before)

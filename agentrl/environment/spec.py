@@ -20,7 +20,7 @@ from agentrl import envs
 from agentrl.common.data_source import DataSource
 from agentrl.common.plugins import find_object, import_module
 from agentrl.config.defaults import DependentDefault
-from agentrl.config.schema import Config
+from agentrl.config.schema import Config, EnvConfig
 from agentrl.environment.contract import reset_env
 from agentrl.envs.wrappers import FORMATS
 from agentrl.errors import UserError
@@ -145,16 +145,22 @@ def conventions(env_id: str) -> dict[str, Any]:
 
 
 def convention_defaults(config: Config) -> Iterator[DependentDefault]:
-    """What the environment itself names where nobody has set it: the split it is evaluated on."""
-    split = conventions(config.env.id).get("eval_split")
-    if split is not None and "eval_split" not in config.env.model_fields_set:
-        yield DependentDefault("env.eval_split", str(split), "env.id: it is the environment's own word")
+    """What the environments themselves name where nobody has set it: the split they are evaluated on."""
+    for place, env in enumerate(config.mixture or [config.env]):
+        for name, value in _named_by(env).items():
+            key = f"env.{place}.{name}" if config.mixture else f"env.{name}"
+            yield DependentDefault(key, value, "env.id: it is the environment's own word")
 
 
 def with_conventions(config: Config) -> Config:
-    """A config whose evaluation split, where nobody has set one, is the one that the environment names."""
-    named = {default.key.removeprefix("env."): default.value for default in convention_defaults(config)}
-    return config.model_copy(update={"env": config.env.model_copy(update=named)}) if named else config
+    """A config whose evaluation splits, where nobody has set one, are those that the environments name."""
+    members = config.mixture or [config.env]
+    return config.with_environments([env.model_copy(update=_named_by(env)) for env in members])
+
+
+def _named_by(env: EnvConfig) -> dict[str, str]:
+    split = None if "eval_split" in env.model_fields_set else conventions(env.id).get("eval_split")
+    return {} if split is None else {"eval_split": str(split)}
 
 
 def require_splits(config: Config) -> None:

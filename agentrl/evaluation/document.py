@@ -95,14 +95,17 @@ def make_document(
     by_task: dict[int, list[Trajectory]] = {}
     for trajectory in result.trajectories:
         by_task.setdefault(trajectory.task.position, []).append(trajectory)
-    limits = config.rollout
+    limits, members = config.rollout, config.mixture or [config.env]
     turns = [turn for t in result.trajectories for turn in t.turns]
     counts = Counter(t.status.value for t in result.trajectories)
     rates = result.rates
     return ResultDocument(
         schema_version=SCHEMA_VERSION,
         panel=panel,
-        environment={"id": config.env.id, "split": config.env.eval_split, "options": config.env.options},
+        environment={
+            "id": ", ".join(env.id for env in members), "split": ", ".join(env.eval_split for env in members),
+            "options": config.env.options if len(members) == 1 else [env.options for env in members],
+        },
         player=player,
         protocol={
             "format": config.env.format, "system": config.env.system, "reward": config.env.reward,
@@ -113,8 +116,8 @@ def make_document(
         },
         software=software,
         tasks=[
-            TaskOutcomes(task=task_key(members), category=members[0].category, samples=[_outcome(t) for t in members])
-            for _, members in sorted(by_task.items())
+            TaskOutcomes(task=task_key(played), category=played[0].category, samples=[_outcome(t) for t in played])
+            for _, played in sorted(by_task.items())
         ],
         counts={
             **counts,

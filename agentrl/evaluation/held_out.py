@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+from agentrl.common.data_source import DataSource
 from agentrl.config.schema import Config, RolloutConfig
 from agentrl.console import Display
 from agentrl.evaluation.rates import Evaluation, format_rate
@@ -36,9 +37,21 @@ def evaluate(
     seconds = rollout.play(tasks, group_size=samples, on_episode=note, known=known).seconds
     played.sort(key=lambda t: (t.task.position, t.member))
     temperature = None if rollout.is_scripted else rollout.config.temperature
-    offer = rollout.pool.capabilities()
-    split = tasks[0].split if offer.has_splits else ""
-    return Evaluation(played, split, temperature, samples, seconds[0], offer.source)
+    split, source = _origin(tasks, rollout)
+    return Evaluation(played, split, temperature, samples, seconds[0], source)
+
+
+def _origin(tasks: list[Task], rollout: Rollout) -> tuple[str, DataSource | None]:
+    """(split, source) of the tasks; of several environments each one's id and split, their sources in the names."""
+    splits = {task.environment: task.split for task in tasks}
+    offers = {name: rollout.environments[name].pool.capabilities() for name in splits}
+    told = {name: split if offers[name].has_splits else "" for name, split in splits.items()}
+    if len(told) == 1:
+        ((name, split),) = told.items()
+        return split, offers[name].source
+    ids = {task.environment: task.env_id for task in tasks}
+    names = {name: source.name_of(told[name]) if (source := offers[name].source) else told[name] for name in told}
+    return ", ".join(f"{ids[name]} {names[name]}".strip() for name in told), None
 
 
 class HeldOut:
@@ -60,8 +73,13 @@ class HeldOut:
         self.rollout, self.tasks, self.run, self.processes = rollout, tasks, run, processes
         self.interruption, self.display = interruption, display
 
-    def evaluate(self, step: int) -> None:
-        """Play the held-out tasks and log their success after `step` rollout batches."""
+    def evaluate(self, step: int, *, final: bool = False) -> None:
+        """Play the held-out tasks and log their success after `step` rollout batches.
+
+        Args:
+            step: batches so far.
+            final: whether nothing follows, though more batches were planned.
+        """
         samples = self.run.config.eval.samples or 1
         tasks = self.processes.share(self.tasks)
         with self.display.bar("evaluation", total=len(tasks) * samples) as bar, self.interruption.at_once():
@@ -70,8 +88,9 @@ class HeldOut:
         if self.processes.is_first:
             result = replace(result, trajectories=sorted(played, key=lambda t: (t.task.position, t.member)))
             metrics = {**result.metrics(), "time/eval_s": result.seconds}
-            self.run.log_evaluation(step, metrics, result.trajectories)
-            self.display.line(f"evaluation after {step} batches: success {format_rate(result.total)}", force=True)
+            self.run.log_evaluation(step, metrics, result.trajectories, final=final)
+            reached = f"success {format_rate(result.total)}, reward {metrics['eval/reward']:.3g}"
+            self.display.line(f"evaluation after {step} batches: {reached}", force=True)
 
 
 def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int | None) -> list[Task]:
@@ -81,6 +100,11 @@ def held_out_tasks(config: Config, *, num_tasks: int | None, num_eval_tasks: int
         num_tasks=num_tasks, num_eval_tasks=num_eval_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
     return evaluation_tasks(config.env.id, config.env.eval_split, indices=indices, count=config.eval.tasks)
+
+
+def renumbered(tasks: list[Task], environment: str, *, start: int) -> list[Task]:
+    """Tasks of one environment of a mixture, whose positions go on behind those of the others."""
+    return [replace(task, environment=environment, position=start + i) for i, task in enumerate(tasks)]
 
 
 def eval_rollout_config(config: Config) -> RolloutConfig:

@@ -1,16 +1,14 @@
 """Who plays an evaluation: a model, a chat server, somebody at this terminal, a script."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, closing, contextmanager
-from typing import Any
 
 import torch
 
 from agentrl.api_policy.api_player import ApiPlayer, ApiPolicy
 from agentrl.api_policy.meter import Usage
-from agentrl.config.schema import Config, ModelConfig
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import environment_spec
+from agentrl.config.schema import Config, ModelConfig, RolloutConfig
+from agentrl.environment.played import PlayedEnvironment, close_all, played_environments
 from agentrl.errors import UserError
 from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config
 from agentrl.model.load import compute_device, load_model, set_threads
@@ -20,6 +18,8 @@ from agentrl.rollout.engines.factory import holds_own_weights, make_engine
 from agentrl.rollout.human import HumanPlayer
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import ScriptedPolicy, expert_policy, random_policy
+
+Played = Mapping[str, PlayedEnvironment]
 
 _NO_LIMIT = 1 << 30
 """Tokens of a context that somebody else limits: a server refuses what is too long, a person scrolls."""
@@ -47,6 +47,15 @@ def rollout_for(
 
 
 @contextmanager
+def _environments(config: Config, limits: RolloutConfig, *, expert: bool = False) -> Iterator[Played]:
+    played = played_environments(config.model_copy(update={"rollout": limits}), "eval", expert=expert)
+    try:
+        yield played
+    finally:
+        close_all(played)
+
+
+@contextmanager
 def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
     set_threads(model)
     # An engine with weights of its own only looks at the module's shape.
@@ -55,9 +64,8 @@ def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
     limits = eval_rollout_config(config)
     with closing(make_engine(limits, module, tokenizer)) as engine:
         engine.load_weights(module.state_dict().items(), version=0)
-        with closing(EnvPool.of(environment_spec(config, "eval"), limits)) as pool:
-            own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
-            yield Rollout(engine, chat_for(tokenizer, module, limits), pool, limits, seed=EVAL_SEED, **own)
+        with _environments(config, limits) as environments:
+            yield Rollout(engine, chat_for(tokenizer, module, limits), environments, limits, seed=EVAL_SEED)
 
 
 @contextmanager
@@ -65,35 +73,37 @@ def _scripted_rollout(config: Config, policy: str) -> Iterator[Rollout]:
     """Scripted policies speak commands and have no context to run out of."""
     scripted: ScriptedPolicy = expert_policy if policy == "expert" else random_policy
     tokenizer = build_tokenizer(())
-    plain = config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})})
-    unlimited = config.rollout.model_copy(update={"max_context_tokens": 1 << 30, "context": "conversation"})
+    unlimited = config.rollout.model_copy(update={"max_context_tokens": _NO_LIMIT, "context": "conversation"})
     chat = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id])
-    with closing(EnvPool.of(environment_spec(plain, "eval", expert=policy == "expert"), config.rollout)) as pool:
-        yield Rollout(None, chat, pool, unlimited, seed=EVAL_SEED, policy=scripted)
+    with _environments(_in_commands(config), config.rollout, expert=policy == "expert") as environments:
+        yield Rollout(None, chat, environments, unlimited, seed=EVAL_SEED, policy=scripted)
 
 
 @contextmanager
 def api_rollout(config: Config, policy: ApiPolicy, usage: Usage) -> Iterator[Rollout]:
     """Episodes that a chat server plays, in the experiment's format and context; `rollout.player` has what it took."""
     limits = eval_rollout_config(config).model_copy(update={"max_context_tokens": _NO_LIMIT})
-    own: dict[str, Any] = {"system": config.env.system, "reward": config.env.reward}
     chat = _record_chat()
     with (
         closing(ApiPlayer(policy, chat, limits, usage=usage)) as player,
-        closing(EnvPool.of(environment_spec(config, "eval"), limits)) as pool,
+        _environments(config, limits) as environments,
     ):
-        yield Rollout(None, chat, pool, limits, seed=EVAL_SEED, player=player, **own)
+        yield Rollout(None, chat, environments, limits, seed=EVAL_SEED, player=player)
 
 
 @contextmanager
 def human_rollout(config: Config) -> Iterator[Rollout]:
     """Episodes that are played here, one after the other, in commands."""
-    plain = config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})})
     alone = {"max_context_tokens": _NO_LIMIT, "context": "conversation", "max_concurrent": 1}
     limits = config.rollout.model_copy(update=alone)
     chat = _record_chat()
-    with closing(EnvPool.of(environment_spec(plain, "eval"), limits)) as pool:
-        yield Rollout(None, chat, pool, limits, seed=EVAL_SEED, player=HumanPlayer(chat))
+    with _environments(_in_commands(config), limits) as environments:
+        yield Rollout(None, chat, environments, limits, seed=EVAL_SEED, player=HumanPlayer(chat))
+
+
+def _in_commands(config: Config) -> Config:
+    members = [env.model_copy(update={"format": "plain", "reward": None}) for env in config.mixture or [config.env]]
+    return config.with_environments(members)
 
 
 def _record_chat() -> Chat:

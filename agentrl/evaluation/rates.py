@@ -10,7 +10,7 @@ from agentrl.common.intervals import wilson_interval
 from agentrl.evaluation.samples import (
     problem_samples,
 )
-from agentrl.runs.metrics import verdict_metrics
+from agentrl.runs.metrics import environment_metrics, reward_metrics, verdict_metrics
 from agentrl.types import Metrics, Status, Trajectory
 
 
@@ -70,11 +70,16 @@ class Evaluation:
 
     @property
     def by_category(self) -> dict[str, Rate]:
-        """Successes per category, by name."""
+        """Successes per category, by name; of a mixture per environment, and per category of each."""
         members: dict[str, list[Trajectory]] = defaultdict(list)
         for trajectory in self.trajectories:
+            environment = trajectory.task.environment
+            if environment:
+                members[environment].append(trajectory)
             if trajectory.category:
-                members[trajectory.category].append(trajectory)
+                members[f"{environment}: {trajectory.category}" if environment else trajectory.category].append(
+                    trajectory
+                )
         return {name: self._rate(trajectories) for name, trajectories in sorted(members.items())}
 
     def metrics(self) -> Metrics:
@@ -96,6 +101,8 @@ class Evaluation:
             "eval/turns": _mean([len(t.turns) for t in played]),
             **({"eval/score": _mean(scores)} if scores else {}),
             **verdict_metrics("eval", played),
+            **environment_metrics("eval", played),
+            **reward_metrics(played, "eval/rewards"),
             **{f"eval/success/{name}": rate.value for name, rate in rates.items() if name != "all"},
             "eval/counts": {name: [rate.successes, rate.count] for name, rate in rates.items()},
             "eval/split": self.source.name_of(self.split) if self.source else self.split,

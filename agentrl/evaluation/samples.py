@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -13,7 +14,8 @@ from rich.table import Table
 from agentrl.analysis.sampling import Accuracy, Estimate, ProblemSamples
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
-from agentrl.types import Metrics, Status, Task, Trajectory, Turn
+from agentrl.runs.episodes import as_json, describe_trajectory, read_trajectory
+from agentrl.types import Metrics, Status, Trajectory
 
 
 def problem_samples(trajectories: Iterable[Trajectory]) -> list[ProblemSamples]:
@@ -54,6 +56,7 @@ def describe_sampling(
         samples: episodes per task.
         scorer: distribution that judges answers, whose version matters.
     """
+    members = config.mixture or [config.env]
     limits, turns = config.rollout, [t.turns[-1] for t in trajectories if t.turns]
     templates = {str(t.metadata["template"]) for t in trajectories if "template" in t.metadata}
     described = {
@@ -63,9 +66,9 @@ def describe_sampling(
         "max_new_tokens": limits.max_new_tokens,
         "max_context_tokens": limits.max_context_tokens,
         "max_turns": limits.max_turns,
-        "template": ", ".join(sorted(templates)) or config.env.format,
-        "system": config.env.system,
-        "options": config.env.options,
+        "template": ", ".join(sorted(templates)) or ", ".join(dict.fromkeys(env.format for env in members)),
+        "system": members[0].system if len(members) == 1 else [env.system for env in members],
+        "options": members[0].options if len(members) == 1 else [env.options for env in members],
         "scorer": _installed(scorer),
         "truncated": sum(turn.finish == "length" for turn in turns) / max(1, len(turns)),
         "unanswered": sum(not turn.is_valid for turn in turns) / max(1, len(turns)),
@@ -134,9 +137,14 @@ def accuracy_record(table: dict[str, Accuracy]) -> Metrics:
 
 
 class SampleFile:
-    """`samples.jsonl`: one sample a line, written as it comes, so that a stopped evaluation keeps what it has."""
+    """`samples.jsonl`: one sample a line in the form of a run's episodes (`agentrl.runs.episodes`).
+
+    Written as it comes, so that a stopped evaluation keeps what it has.
+    """
 
     def __init__(self, folder: Path, *, goes_on: bool = False) -> None:
+        self.folder = folder
+        self._decode: Any = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not goes_on:
@@ -147,11 +155,8 @@ class SampleFile:
 
     @classmethod
     @contextmanager
-    def into(cls, folder: Path | None, *, goes_on: bool = False) -> "Iterator[SampleFile | None]":
-        """The file of a folder, closed in the end; None where nothing is to be stored. One may go on with a file."""
-        if folder is None:
-            yield None
-            return
+    def into(cls, folder: Path, *, goes_on: bool = False) -> "Iterator[SampleFile]":
+        """The file of a folder, closed in the end, and gone where it is empty. One may go on with a file."""
         file = cls(folder, goes_on=goes_on)
         try:
             yield file
@@ -159,10 +164,17 @@ class SampleFile:
             file.close()
             if not (folder / "samples.jsonl").stat().st_size:
                 (folder / "samples.jsonl").unlink()
+                shutil.rmtree(folder / "tokenizer", ignore_errors=True)
+
+    def keep_tokenizer(self, tokenizer: Any) -> None:
+        """Store the tokenizer beside the samples, whose tokens a report then shows."""
+        self._decode = tokenizer.decode
+        tokenizer.save_pretrained(self.folder / "tokenizer")
 
     def write(self, trajectory: Trajectory) -> None:
         """Append a sample."""
-        self._file.write(json.dumps(describe_sample(trajectory), ensure_ascii=False) + "\n")
+        record = describe_trajectory(trajectory, decode=self._decode)
+        self._file.write(json.dumps(record, ensure_ascii=False, default=as_json) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -170,43 +182,7 @@ class SampleFile:
         self._file.close()
 
 
-def describe_sample(trajectory: Trajectory) -> dict[str, Any]:
-    """A JSON-able record of a sample: task, text, answer, verdict, length."""
-    last = trajectory.turns[-1] if trajectory.turns else None
-    return {
-        "task": trajectory.name, "index": trajectory.task.index, "position": trajectory.task.position,
-        "sample": trajectory.member, "metadata": trajectory.metadata, "category": trajectory.category,
-        "prompt": trajectory.first_observation,
-        "responses": [turn.action for turn in trajectory.turns],
-        "turns": [
-            {"observation": turn.observation, "reward": turn.reward, "is_valid": turn.is_valid, "finish": turn.finish,
-             "counted": turn.counted}
-            for turn in trajectory.turns
-        ],
-        "env_id": trajectory.task.env_id, "split": trajectory.task.split, "seed": trajectory.task.seed,
-        "timeouts": trajectory.num_verdict_timeouts, "unasked_tokens": trajectory.unasked_tokens,
-        "answer": trajectory.answer, "correct": trajectory.success, "verdict": trajectory.verdict,
-        "score": trajectory.score, "reward": trajectory.reward, "status": trajectory.status.value,
-        "error": trajectory.error, "finish": last.finish if last else "",
-        "generated_tokens": trajectory.num_trained_tokens,
-    }  # fmt: skip
-
-
 def read_samples(lines: Iterable[str]) -> Iterator[Trajectory]:
-    """Samples as `describe_sample` wrote them, without token ids."""
+    """Samples as `SampleFile` wrote them."""
     for line in lines:
-        told = json.loads(line)
-        task = Task(told["env_id"], told["split"], told["seed"], told["index"], told["position"])
-        turns = [
-            Turn(
-                0, 0, 0, action, turn["observation"], turn["reward"], turn["is_valid"], finish=turn["finish"],
-                counted=tuple(turn["counted"]) if turn["counted"] else None,
-            )
-            for action, turn in zip(told["responses"], told["turns"], strict=True)
-        ]  # fmt: skip
-        yield Trajectory(
-            task, told["sample"], [], turns, told["prompt"], Status(told["status"]),
-            success=told["correct"], score=told["score"], category=told["category"], name=told["task"],
-            answer=told["answer"], metadata=told["metadata"], error=told["error"], verdict=told["verdict"],
-            num_verdict_timeouts=told["timeouts"], unasked_tokens=told["unasked_tokens"],
-        )  # fmt: skip
+        yield read_trajectory(json.loads(line))

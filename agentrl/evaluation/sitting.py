@@ -18,8 +18,8 @@ from agentrl.types import Status, Trajectory
 class Sitting:
     """What an evaluation begins with."""
 
-    folder: Path | None
-    """Where samples lie; None: they are not stored."""
+    folder: Path
+    """Where samples lie."""
     known: dict[tuple[int, int], Trajectory] = field(default_factory=dict)
     """Samples of earlier sittings, by position and member."""
     usage: Usage = field(default_factory=Usage)
@@ -27,7 +27,7 @@ class Sitting:
 
     def close(self) -> None:
         """Store what has been counted."""
-        if self.folder is not None and self.usage.requests + self.usage.failed:
+        if self.usage.requests + self.usage.failed:
             write_json(self.folder / "usage.json", asdict(self.usage))
 
 
@@ -37,7 +37,7 @@ def sit_down(
     """Begin an evaluation in a folder, or go on with the one that lies there.
 
     Args:
-        folder: where samples go; None: nowhere.
+        folder: where samples go; None: not said, which leaves nothing to go on with.
         config: of the evaluation, settled.
         player: who plays, as far as answers depend on it.
         resume: whether to go on.
@@ -48,9 +48,7 @@ def sit_down(
     """
     settings = json.loads(json.dumps({"player": dict(player), **_what_counts(config)}, default=str))
     if folder is None:
-        if resume:
-            raise UserError("--resume goes on with the samples of a folder: give it as --out FOLDER.")
-        return Sitting(None)
+        raise UserError("--resume goes on with the samples of a folder: give it as --out FOLDER.")
     samples, about = folder / "samples.jsonl", folder / "settings.json"
     if not resume:
         if is_costly and samples.is_file() and samples.stat().st_size:
@@ -72,7 +70,8 @@ def sit_down(
 def _what_counts(config: Config) -> dict[str, Any]:
     """The tables on which answers depend, without how many play at once."""
     rollout = {key: value for key, value in config.rollout.model_dump().items() if key in _OF_ANSWERS}
-    return {"env": config.env.model_dump(), "eval": config.eval.model_dump(), "rollout": rollout}
+    mixture = {"mixture": [env.model_dump() for env in config.mixture]} if config.mixture else {}
+    return {"env": config.env.model_dump() | mixture, "eval": config.eval.model_dump(), "rollout": rollout}
 
 
 _OF_ANSWERS = ("max_new_tokens", "max_context_tokens", "max_turns", "context", "window_turns", "stop")

@@ -5,11 +5,10 @@ from pathlib import Path
 from rich.table import Table
 
 from agentrl.analysis.curves import sparkline
-from agentrl.common.data_source import tasks_of
 from agentrl.config.schema import Config
 from agentrl.console import console, note, say
 from agentrl.evaluation.rates import rates_from_metrics
-from agentrl.evaluation.success_table import success_table
+from agentrl.evaluation.success_table import success_table, title_of
 from agentrl.runs.folder import read_metrics
 from agentrl.types import Metrics
 
@@ -21,17 +20,15 @@ def summarize(run: Path, config: Config, seconds: float) -> None:
     steps = [record for record in records if record["kind"] == "train"]
     before, after = evals[0], evals[-1]
     times = {1: "once"}.get(after["eval/samples"], f"{after['eval/samples']} times")
-    title = f"{config.env.id} {tasks_of(after)}, each held-out task {times}"
-    console.print(
-        success_table({"before": rates_from_metrics(before), "after": rates_from_metrics(after)}, title=title)
-    )
+    title = f"{title_of(config, after)}, each held-out task {times}"
+    columns = {"before": rates_from_metrics(before), "after": rates_from_metrics(after)}
+    console.print(success_table(columns, title=title, rewards=[before["eval/reward"], after["eval/reward"]]))
     table = Table(show_header=False, box=None)
     closed = sum(record["learner/gate_closed"] for record in steps)
     last = steps[-1] if steps else {"cost/episodes": 0, "cost/optimizer_steps": 0, "cost/discarded_steps": 0}
     table.add_row("training success", sparkline([record["rollout/success"] for record in steps]))
     if steps:
         table.add_row("training reward", f"mean {steps[0]['rollout/reward']:.3g} -> {steps[-1]['rollout/reward']:.3g}")
-    table.add_row("held-out reward", f"mean {before['eval/reward']:.3g} -> {after['eval/reward']:.3g}")
     table.add_row("rollouts", f"{last['cost/episodes']:,} episodes in {len(steps)} batches")
     table.add_row("optimizer steps", f"{last['cost/optimizer_steps']:,} ({last['cost/discarded_steps']:,} discarded)")
     table.add_row("gate", f"{config.gate.kind}: closed in {closed} of {len(steps)} batches")

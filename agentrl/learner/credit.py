@@ -22,4 +22,7 @@ def assign_credit(groups: list[Group], config: Config, *, learner: Learner, proc
     everywhere = processes.gather(penalized_rewards(groups, penalties))
     others = [r for rank, rewards in enumerate(everywhere) if rank != processes.rank for r in rewards]
     values = advantages(groups, config.advantage, penalties=penalties, other_ranks=others)
+    for group, of_group in zip(groups, values, strict=True):
+        for trajectory, turns in zip(group.trajectories, of_group, strict=True):
+            trajectory.advantage = float(turns.mean()) if len(turns) else None
     return assemble(groups, values, drop_equal=config.advantage.drop_equal)

@@ -6,7 +6,7 @@ them are the same everywhere.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -63,6 +63,12 @@ class Processes:
     def is_first_here(self) -> bool:
         """Whether this process is the first of its machine."""
         return int(os.environ.get("LOCAL_RANK", self.rank)) == 0
+
+    def ask_first(self, call: Callable[..., T] | None) -> Callable[..., T | None]:
+        """A function that the first process alone calls, and whose answer all get; None answers nothing."""
+        if call is None:
+            return lambda *_: None
+        return lambda *arguments: self.from_first(call(*arguments) if self.is_first else None)
 
     def leave(self) -> None:
         """Take leave of the others at the end of a run."""

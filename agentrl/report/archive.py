@@ -157,11 +157,9 @@ def group_advantages(rewards: list[float], settings: dict[str, Any]) -> list[flo
 
 
 def _from_sample(sample: Record) -> Record:
-    """A line of an evaluation's `samples.jsonl`, which has no tokens."""
-    unseen = {"observation": "", "reward": 0.0, "is_valid": True}  # older files have answers alone
-    told = sample.get("turns", [unseen] * len(sample["responses"]))
-    turns = [{**turn, "action": text} for turn, text in zip(told, sample["responses"], strict=True)]
-    if turns and "turns" not in sample:
+    """A line of `samples.jsonl` as it was until 0.1: answers without observations between them, and without tokens."""
+    turns = [{"action": text, "observation": "", "reward": 0.0, "is_valid": True} for text in sample["responses"]]
+    if turns:
         turns[-1] |= {"reward": sample["reward"], "finish": sample["finish"]}
     return {
         "task": {"name": sample["task"], "index": sample["index"], "position": sample["position"]},
@@ -173,8 +171,9 @@ def _from_sample(sample: Record) -> Record:
 
 def _decoder(folder: Path) -> Callable[[list[int]], list[str]]:
     """Function from ids to one text per token: the ids themselves where the folder holds no tokenizer."""
-    path = folder / "initial" / "tokenizer.json"
-    if not path.is_file():
+    places = [folder / name / "tokenizer.json" for name in ("initial", "tokenizer")]  # of a run, of an evaluation
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
         return lambda ids: [f"[{i}]" for i in ids]
     tokenizer = Tokenizer.from_file(str(path))
 

@@ -55,10 +55,8 @@ def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
         episodes = render("episodes.html", number=i, index=index, pieces=inside)
         contents.append(render("run.html", run=run, episodes=episodes, longest=None))
     if len(runs) == 1:
-        title, body = (
-            " ".join(filter(None, (runs[0].config["env"]["id"], runs[0].played))) + f": {runs[0].name}",
-            contents[0],
-        )
+        title = " ".join(filter(None, (runs[0].environments, runs[0].played))) + f": {runs[0].name}"
+        body = contents[0]
     else:
         title, body = f"{len(runs)} runs compared", render("runs.html", runs=runs, contents=contents)
     html = assemble(title, body, beside=outside)

@@ -43,6 +43,12 @@ class RunView:
         return str(self.evals[-1].get("eval/split", "")) if self.evals else ""
 
     @property
+    def environments(self) -> str:
+        """Ids of what is played."""
+        env = self.config["env"]
+        return ", ".join(dict.fromkeys(each["id"] for each in (env if isinstance(env, list) else [env])))
+
+    @property
     def is_run(self) -> bool:
         """Whether it was trained; else it is what `agentrl evaluate` wrote."""
         return (self.folder / "metrics.jsonl").is_file()

@@ -42,6 +42,8 @@ class BatchStream:
         self._ready: RolloutBatch | None = None
         self._failure: Unplayable | None = None
         self._is_in_flight = False
+        self._behind = sampler
+        """The stream of tasks as it stands behind the batch that is being played."""
 
     def play(self) -> None:
         """Have a batch ready; may be abandoned, and its tasks then come again.
@@ -97,9 +99,9 @@ class BatchStream:
             self._ready = replace(told, groups=mine, version=ready.version)
 
     def _tasks(self) -> list[Any]:
-        return self.processes.share(self.sampler.coming(self.config.groups_per_step))
+        self._behind = self.sampler.fork()
+        return self.processes.share(self._behind.take(self.config.groups_per_step))
 
     def _put(self, batch: RolloutBatch) -> None:
-        position = self.sampler.position + self.config.groups_per_step
         # One statement: signals are answered between calls, and a batch counts as played with its tasks taken.
-        self._ready, self.sampler.position = batch, position
+        self._ready, self.sampler = batch, self._behind

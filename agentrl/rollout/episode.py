@@ -60,10 +60,12 @@ class EpisodeInPlay:
         chat: Chat,
         seed: int,
         system: str | None,
+        success_threshold: float,
     ) -> None:
         self.task, self.member = task, member
         self.player, self.config, self.chat = player, config, chat
         self.seed, self.version = seed, player.version
+        self.success_threshold = success_threshold
         self.session = f"{task.position}/{member}"
         self.system = system if system is not None else info.get("system")
         self.tools = info.get("tools")
@@ -121,7 +123,8 @@ class EpisodeInPlay:
         turn.is_valid = info.get("is_valid_action", True)
         self.num_verdict_timeouts += info.get("verdict") == "timeout"
         self.past.append(PastTurn(self.observation, action))
-        self.observation, self.info = observation, {**self.info, "success": terminated and reward > 0, **info}
+        self.info.pop("success", None)  # said of what is over, and perhaps not again
+        self.observation, self.info = observation, {**self.info, **info}
         if terminated:
             self.status = Status.TERMINATED
         elif truncated:
@@ -135,9 +138,13 @@ class EpisodeInPlay:
         rows = [row.finish() for row in self.rows]
         for turn in self.turns:
             assert rows[turn.row].trained[turn.start : turn.end].all(), "a turn's tokens are sampled tokens"
+        success = self.info.get("success")
+        if success is None:
+            success = bool(self.turns) and sum(turn.reward for turn in self.turns) >= self.success_threshold
         return Trajectory(
             self.task, self.member, rows, self.turns, self.first_observation, self.status, self.version,
-            success=self.info.get("success", False),
+            success=success,
+            tells_success="success" in self.info,
             score=self.info.get("score"),
             category=self.info.get("category", ""),
             name=self.info.get("task", ""),
@@ -146,6 +153,7 @@ class EpisodeInPlay:
             verdict=str(self.info.get("verdict", "")),
             num_verdict_timeouts=self.num_verdict_timeouts,
             unasked_tokens=self.unasked_tokens,
+            info=self.info,
         )  # fmt: skip
 
     def _next_row(self) -> _Draft:

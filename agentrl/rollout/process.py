@@ -26,7 +26,7 @@ import torch
 import torch.multiprocessing
 
 from agentrl.console import note
-from agentrl.environment.pool import EnvPool
+from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.probe import resident_bytes
 from agentrl.errors import RunError
 from agentrl.rollout.chat import Chat
@@ -249,12 +249,15 @@ class DistantRollout(Rollout):
         process: where it is played.
         name: of its plan.
         chat: as there.
-        pool: of this process, which answers what the environment offers and plays nothing.
+        environments: of this process, whose pools answer what there is to play and play nothing.
         plan: what it is made of there.
     """
 
-    def __init__(self, process: RolloutProcess, name: str, chat: Chat, pool: EnvPool, plan: RolloutPlan) -> None:
-        super().__init__(process, chat, pool, plan.config, seed=plan.seed, system=plan.system)
+    def __init__(
+        self, process: RolloutProcess, name: str, chat: Chat, environments: Mapping[str, PlayedEnvironment],
+        plan: RolloutPlan,
+    ) -> None:  # fmt: skip
+        super().__init__(process, chat, environments, plan.config, seed=plan.seed)
         self.process, self.name = process, name
 
     def begin(self, tasks: list[Task], *, group_size: int, tells: bool = False, known: Known = None) -> None:

@@ -19,9 +19,8 @@ import torch.multiprocessing
 
 from agentrl.common.event_loops import run_coroutine
 from agentrl.common.streams import outliving_readers, print_anything
-from agentrl.config.schema import RolloutConfig
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvironmentSpec
+from agentrl.config.schema import Config, RolloutConfig
+from agentrl.environment.played import PlayedEnvironment, close_all, played_environments
 from agentrl.errors import InfrastructureError, RunError, Unplayable, UserError
 from agentrl.rollout.chat import Chat, chat_for
 from agentrl.rollout.engines.base import Completion, Engine, Sampling
@@ -43,15 +42,20 @@ _ALIGNMENT = 64
 class RolloutPlan:
     """What a rollout is made of, in whichever process."""
 
-    spec: EnvironmentSpec
+    experiment: Config
+    split: str
+    """`train` or `eval`."""
     config: RolloutConfig
+    """Its limits."""
     seed: int
-    system: str | None
-    reward: str | None
 
-    def rollout(self, engine: Engine, chat: Chat, pool: EnvPool) -> Rollout:
+    def rollout(self, engine: Engine, chat: Chat, environments: Mapping[str, PlayedEnvironment]) -> Rollout:
         """The rollout, in this process."""
-        return Rollout(engine, chat, pool, self.config, seed=self.seed, system=self.system, reward=self.reward)
+        return Rollout(engine, chat, environments, self.config, seed=self.seed)
+
+    def environments(self) -> dict[str, PlayedEnvironment]:
+        """What is played, in this process."""
+        return played_environments(self.experiment.model_copy(update={"rollout": self.config}), self.split)
 
 
 @dataclass(frozen=True)
@@ -132,8 +136,7 @@ class _Player:
             self.load(order.version)
         chat = chat_for(order.tokenizer, order.module, config)
         self.rollouts = {
-            name: plan.rollout(self.engine, chat, EnvPool.of(plan.spec, plan.config))
-            for name, plan in order.plans.items()
+            name: plan.rollout(self.engine, chat, plan.environments()) for name, plan in order.plans.items()
         }
         threading.Thread(target=self._show_progress, daemon=True).start()
 
@@ -179,7 +182,7 @@ class _Player:
     def close(self) -> None:
         """End worker processes and engine."""
         for rollout in self.rollouts.values():
-            rollout.pool.close()
+            close_all(rollout.environments)
         self.engine.close()
 
     def _show_progress(self) -> None:

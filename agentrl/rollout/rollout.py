@@ -10,8 +10,8 @@ from agentrl.common.event_loops import run_coroutine
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
 from agentrl.environment.calls import NoRoom
+from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.pool import EnvironmentHandle, EnvPool, NeighbourLost, WorkerLost
-from agentrl.environment.reward import OwnReward
 from agentrl.errors import InfrastructureError, Unplayable
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Engine, Sampling
@@ -36,30 +36,29 @@ class Rollout:
     Args:
         engine: samples tokens.
         chat: turns messages into ids.
-        pool: environments.
+        environments: what is played, by `Task.environment`; a pool is the only one.
         config: limits and context.
         seed: keys the random numbers of every episode, with task, member and turn.
-        system: system message; None uses what the environment offers.
         policy: a scripted policy that answers in the engine's place; its rows look exactly like sampled ones.
         player: whoever else answers in the engine's place.
-        reward: `module:function` of the user's that judges whole episodes (`env.reward`).
     """
 
     def __init__(
         self,
         engine: Engine | None,
         chat: Chat,
-        pool: EnvPool,
+        environments: EnvPool | Mapping[str, PlayedEnvironment],
         config: RolloutConfig,
         *,
         seed: int,
-        system: str | None = None,
         policy: ScriptedPolicy | None = None,
         player: Player | None = None,
-        reward: str | None = None,
     ) -> None:
         assert [engine, policy, player].count(None) == 2, "an engine, a scripted policy or another player answers"
-        self.chat, self.pool, self.config, self.seed, self.system = chat, pool, config, seed, system
+        if isinstance(environments, EnvPool):
+            environments = {"": PlayedEnvironment(environments)}
+        self.environments = environments
+        self.chat, self.config, self.seed = chat, config, seed
         self.is_scripted = policy is not None
         self.player: Player
         if player is not None:
@@ -69,8 +68,9 @@ class Rollout:
         elif engine is not None:
             sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), chat.stop_ids)
             self.player = EnginePlayer(engine, sampling)
-        self.reward = None if reward is None else OwnReward(reward)
         self._has_told = False
+        self._without_success: set[str] = set()
+        """Environments of which it was said what counts as success."""
         self._longest_unasked = 0
         self.num_steps, self._num_lost = 0, 0
         """Steps answered, and worker processes lost, in the present `play`."""
@@ -96,7 +96,8 @@ class Rollout:
         before = self.player.counts()
         trajectories: list[list[Trajectory]] = []
         self.num_steps, self._num_lost = 0, 0
-        self.pool.renew()
+        for environment in self.environments.values():
+            environment.pool.renew()
         try:
             run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories, known or {}))
         except BaseExceptionGroup as errors:
@@ -111,6 +112,7 @@ class Rollout:
         failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
         left_out = len(tasks) - len(groups)
         self._tell_unasked([t for members in trajectories for t in members])
+        self._tell_threshold([t for group in groups for t in group.trajectories])
         if not groups:
             raise Unplayable(f"no group of this batch could be played: {failures[0].error}")
         if left_out:
@@ -128,7 +130,9 @@ class Rollout:
     ) -> None:
         """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
         asyncio.get_running_loop().set_exception_handler(_report_errors)
-        self.pool.room.open()
+        pools = [environment.pool for environment in self.environments.values()]
+        for pool in pools:
+            pool.room.open()
         places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(task: Task, member: int) -> Trajectory:
@@ -141,7 +145,7 @@ class Rollout:
         async with asyncio.TaskGroup() as episodes:
             started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
         played += [[episode.result() for episode in members] for members in started]
-        await self.pool.rest()
+        await asyncio.gather(*(pool.rest() for pool in pools))
 
     def _tell_unasked(self, played: list[Trajectory]) -> None:
         """Say which tasks were never asked; again only where a longer prompt comes."""
@@ -156,6 +160,20 @@ class Rollout:
                 f"{longest:,}, or shorten what the environment says first."
             )
 
+    def _tell_threshold(self, played: list[Trajectory]) -> None:
+        """Say once what success is of an environment that does not say it and gives more than 0 or the threshold."""
+        for name, environment in self.environments.items():
+            limit = environment.success_threshold
+            silent = [t for t in played if t.task.environment == name and not t.tells_success]
+            returns = [t.rewards.get("environment", t.reward) for t in silent]
+            if name not in self._without_success and any(value not in (0.0, limit) for value in returns):
+                self._without_success.add(name)
+                note(
+                    f"{environment.pool.spec.id} gives no info['success']: an episode whose return is at least "
+                    f"{limit:g} (env.success_threshold) counts as one; returns here lie between {min(returns):.3g} "
+                    f"and {max(returns):.3g}"
+                )
+
     async def _play_with_retries(
         self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
     ) -> Trajectory:
@@ -167,9 +185,10 @@ class Rollout:
                     trajectory = await self._play_in_room(task, member, place, alone=lost)
                 except NoRoom as refusal:
                     refused += 1
-                    await self.pool.rest()
-                    if not await self.pool.room.refuse(refused):
-                        failed, error = MAX_RETRIES + 1, self._explain_room(refusal)
+                    pool = self.environments[task.environment].pool
+                    await pool.rest()
+                    if not await pool.room.refuse(refused):
+                        failed, error = MAX_RETRIES + 1, _explain_room(pool, refusal)
                         self._take_note(error, lost=False)
                     continue
                 except InfrastructureError as failure:
@@ -179,35 +198,32 @@ class Rollout:
                     failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
                     self._take_note(error, lost=lost)
                     continue
-            if self.reward is not None:
-                self.reward.give(trajectory)
+            rewards = self.environments[task.environment].rewards
+            if rewards is not None:
+                rewards.give(trajectory)
+            trajectory.info = {}  # it may be large, and is not stored
             trajectory.num_retries, trajectory.error = failed + spoiled, error
             return trajectory
         return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
 
     async def _play_in_room(self, task: Task, member: int, place: AsyncExitStack, *, alone: bool) -> Trajectory:
         """One try, with a place on the server where there are only so many; after a refusal the caller leaves it."""
-        room = self.pool.room
+        pool = self.environments[task.environment].pool
+        room = pool.room
         await room.enter()
-        handle = self.pool.acquire(alone=alone)
+        handle = pool.acquire(alone=alone)
         try:
             trajectory = await self._play_episode(task, member, handle, place)
         except NoRoom:
-            await self.pool.release(handle, broken=True)
+            await pool.release(handle, broken=True)
             raise
         except InfrastructureError:
-            await self.pool.release(handle, broken=True)
+            await pool.release(handle, broken=True)
             await room.leave()
             raise
-        await self.pool.release(handle)
+        await pool.release(handle)
         await room.leave()
         return trajectory
-
-    def _explain_room(self, refusal: NoRoom) -> str:
-        return (
-            f"no place for another episode within {self.pool.room.patience_s:g} s: {refusal}. "
-            "Let the server play more at once, or end the other clients that hold its places"
-        )
 
     def _take_note(self, error: str, *, lost: bool) -> None:
         """Say the first failure at once: with long time-outs the end of a batch may be far. Records count all."""
@@ -220,9 +236,11 @@ class Rollout:
 
     async def _play_episode(self, task: Task, member: int, env: EnvironmentHandle, place: AsyncExitStack) -> Trajectory:
         observation, info = await env.reset(task)
+        how = self.environments[task.environment]
         episode = EpisodeInPlay(
             task, member, observation, info,
-            player=self.player, config=self.config, chat=self.chat, seed=self.seed, system=self.system,
+            player=self.player, config=self.config, chat=self.chat, seed=self.seed, system=how.system,
+            success_threshold=how.success_threshold,
         )  # fmt: skip
         place.callback(self.player.release, episode.session)
         while episode.status is None:
@@ -236,6 +254,13 @@ class Rollout:
             self.num_steps += 1
             episode.observe(action, *result)
         return episode.finish()
+
+
+def _explain_room(pool: EnvPool, refusal: NoRoom) -> str:
+    return (
+        f"no place for another episode within {pool.room.patience_s:g} s: {refusal}. "
+        "Let the server play more at once, or end the other clients that hold its places"
+    )
 
 
 def _report_errors(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

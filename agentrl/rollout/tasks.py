@@ -1,5 +1,10 @@
 """Which tasks are played next: a seeded stream for training, a fixed list for evaluation; the two never meet."""
 
+import copy
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self
+
 import numpy as np
 
 from agentrl.types import Task
@@ -27,19 +32,18 @@ class TaskSampler:
 
     def take(self, count: int) -> list[Task]:
         """The next `count` tasks."""
-        tasks = self.coming(count)
-        self.position += count
-        return tasks
+        first, self.position = self.position, self.position + count
+        return [self._task(position) for position in range(first, self.position)]
 
-    def coming(self, count: int) -> list[Task]:
-        """The next `count` tasks, which stay where they are."""
-        return [self._task(position) for position in range(self.position, self.position + count)]
+    def fork(self) -> Self:
+        """Another stream that stands where this one stands."""
+        return copy.copy(self)
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self) -> dict[str, Any]:
         """Place in the stream."""
         return {"position": self.position}
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where a saved sampler stood."""
         self.position = int(state["position"])
 
@@ -51,6 +55,50 @@ class TaskSampler:
             order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.indices))
             index = self.indices[int(order[place])]
         return Task(self.env_id, self.split, seed, index, position)
+
+
+class MixedSampler(TaskSampler):
+    """A stream of tasks of several environments, each in the order in which it would come alone.
+
+    The next task is of the environment that lags furthest behind its share, so any stretch of the stream holds all of
+    them in proportion: weights 2 and 1 give A B A A B A ...
+
+    Args:
+        streams: one of every environment, by name.
+        weights: how many tasks of each, relative to the others.
+    """
+
+    def __init__(self, streams: Mapping[str, TaskSampler], weights: Mapping[str, float]) -> None:
+        self.streams, self.position = dict(streams), 0
+        total = sum(weights.values())
+        self.shares = {name: weights[name] / total for name in self.streams}
+
+    def take(self, count: int) -> list[Task]:
+        """The next `count` tasks."""
+        return [self._next() for _ in range(count)]
+
+    def fork(self) -> Self:
+        """Another stream that stands where this one stands."""
+        other = copy.copy(self)
+        other.streams = {name: stream.fork() for name, stream in self.streams.items()}
+        return other
+
+    def _next(self) -> Task:
+        position, self.position = self.position, self.position + 1
+        name = max(self.streams, key=lambda n: self.shares[n] * self.position - self.streams[n].position)
+        return replace(self.streams[name].take(1)[0], position=position, environment=name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Places in the streams."""
+        streams = {name: stream.state_dict() for name, stream in self.streams.items()}
+        return {"position": self.position, "streams": streams}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where a saved sampler stood; an environment that was not there then begins where it would be now."""
+        self.position = int(state["position"])
+        for name, stream in self.streams.items():
+            known = state.get("streams", {}).get(name)
+            stream.load_state_dict(known or {"position": round(self.shares[name] * self.position)})
 
 
 def evaluation_tasks(env_id: str, split: str, *, indices: list[int] | None, count: int | None) -> list[Task]:

@@ -1,15 +1,17 @@
 """Reading run folders: config, records, episodes. Needs no torch, so reports and live pages start at once."""
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.installation import install_hint
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config
-from agentrl.errors import CheckpointError
+from agentrl.errors import CheckpointError, UserError
 from agentrl.types import Metrics
 
 
@@ -31,6 +33,54 @@ class RunRecord:
     def evaluations(self) -> list[Metrics]:
         """One record an evaluation; `eval/success` is the share of successes."""
         return [record for record in self.records if record["kind"] == "eval"]
+
+    @property
+    def metrics(self) -> Any:
+        """A pandas DataFrame of all numbers: a row a step (rollout batches so far), a column a name.
+
+        `rollout/` and the like are of the batch that ended there, `eval/` of the evaluation after it.
+        """
+        try:
+            import pandas
+        except ImportError:
+            hint = install_hint("notebook")
+            raise UserError(f"run.metrics is a pandas DataFrame, and pandas is missing: {hint}") from None
+        rows: dict[int, Metrics] = {}
+        for record in self.records:
+            numbers = {k: v for k, v in record.items() if isinstance(v, int | float) and k not in ("step", "final")}
+            rows.setdefault(record["step"], {}).update(numbers)
+        return pandas.DataFrame.from_dict(rows, orient="index").rename_axis("step").sort_index()
+
+    def episodes(self) -> Iterator[dict[str, Any]]:
+        """All stored episodes (`agentrl.runs.episodes`), oldest first, and under `source` where each was played.
+
+        `step-000004`: batch 4; `eval-000004`: the evaluation after it. `tracking.trajectories_every` says which batches
+        are stored.
+        """
+        for path in episode_files(self.folder):
+            for record in read_episodes(path):
+                yield {"source": path.stem, **record}
+
+    @property
+    def best_checkpoint(self) -> Path | None:
+        """Of the checkpoints that lie in the folder (`checkpoint.keep`), the one with most held-out success.
+
+        Between equals more mean reward, then the later one, decides; one that was not evaluated comes last. None where
+        there is none. A folder that Hugging Face's `from_pretrained` reads, as `agentrl.evaluate` does.
+        """
+        rank = {e["step"]: (e["eval/success"], e["eval/reward"]) for e in self.evaluations}
+        found = {
+            int(match[1]): path
+            for path in (self.folder / "checkpoints").glob("step-*")
+            if (match := re.fullmatch(r"step-([0-9]{6,})", path.name))
+        }
+        best = max(found, key=lambda step: (rank.get(step, (-1.0, float("-inf"))), step), default=None)
+        return None if best is None else found[best]
+
+    @property
+    def reward(self) -> float | None:
+        """Held-out mean reward at the last evaluation; None before the first."""
+        return float(self.evaluations[-1]["eval/reward"]) if self.evaluations else None
 
     @property
     def success(self) -> float | None:

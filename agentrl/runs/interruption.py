@@ -27,6 +27,13 @@ class Interrupted(KeyboardInterrupt):
         """What shells report for a command that this signal ended: 130, 143."""
 
 
+class Stopped(Interrupted):
+    """The run's own script said that it has seen enough: the run ends as one that is done."""
+
+    def __init__(self) -> None:
+        super().__init__(signal.SIGTERM)
+
+
 class Interruption:
     """Turns signals into `Interrupted`, at moments when the state of a run is whole.
 
@@ -45,7 +52,7 @@ class Interruption:
     def __init__(self, agree: Callable[[bool], bool] | None = None) -> None:
         self.agree = agree
         self._number: int | None = None
-        self._patient = False
+        self._patient = self._is_stopped = False
         self._before: dict[int, Any] = {}
 
     @classmethod
@@ -85,9 +92,16 @@ class Interruption:
 
     def check(self) -> None:
         """Raise `Interrupted` where a signal has come; all processes call this at the same places."""
+        if self._is_stopped:
+            self._is_stopped = False
+            raise Stopped
         asked = self._number is not None
         if asked if self.agree is None else self.agree(asked):
             raise Interrupted(self._number or signal.SIGTERM)
+
+    def stop_if(self, is_enough: bool) -> None:
+        """End the run at the next `check`; all processes say the same."""
+        self._is_stopped = self._is_stopped or is_enough
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Job schedulers send SIGTERM several times; a person who presses Ctrl-C again means it.

@@ -33,6 +33,8 @@ def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metri
         "step": step,
         "kind": "train",
         **_rollout_metrics(batch, played),
+        **environment_metrics("rollout", played),
+        **reward_metrics(played),
         **_group_metrics(batch, drop_equal=config.advantage.drop_equal),
         "learner/steps": update.num_steps,
         "learner/discarded": update.num_discarded,
@@ -69,6 +71,24 @@ def _rollout_metrics(batch: RolloutBatch, played: list[Trajectory]) -> Metrics:
         "rollout/longest_unasked": max((t.unasked_tokens for t in played), default=0),
         **{f"rollout/ended/{status.value}": sum(t.status is status for t in known) for status in Status},
     }
+
+
+def environment_metrics(prefix: str, played: Sequence[Trajectory]) -> Metrics:
+    """Success, mean reward and number of episodes of every environment of a mixture; nothing of a single one."""
+    found: Metrics = {}
+    for name in sorted({t.task.environment for t in played} - {""}):
+        members = [t for t in played if t.task.environment == name]
+        found[f"{prefix}/episodes/{name}"] = len(members)
+        found[f"{prefix}/success/{name}"] = sum(t.success for t in members) / len(members)
+        found[f"{prefix}/reward/{name}"] = sum(t.reward for t in members) / len(members)
+    return found
+
+
+def reward_metrics(played: Sequence[Trajectory], prefix: str = "reward") -> Metrics:
+    """The mean of every function of `env.reward`, before its weight, and of the environment's own return."""
+    names = dict.fromkeys(name for t in played for name in t.rewards)
+    values = {name: [t.rewards[name] for t in played if name in t.rewards] for name in names}
+    return {f"{prefix}/{name}": sum(each) / len(each) for name, each in values.items()}
 
 
 def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:

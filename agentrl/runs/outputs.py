@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 import uuid
@@ -142,7 +143,7 @@ def run_folder(
         if run_dir:
             require_empty(user_path(str(run_dir)))
         else:
-            claimed = claim_folder(name.split("/")[-1].replace(":", "-"))
+            claimed = claim_folder(re.sub(r"[^\w.+-]+", "-", name.split("/")[-1].removeprefix("__main__:")))
     given = resume or run_dir
     folder = processes.from_first(user_path(str(given)) if given else claimed)
     assert folder is not None, "the first process has claimed one"

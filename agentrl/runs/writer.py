@@ -1,7 +1,7 @@
 """Writes a run folder: config, versions, metrics.jsonl, curves, episodes."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from agentrl.runs.outputs import not_empty, require_empty, whole_file, write_jso
 from agentrl.runs.software import describe_software
 from agentrl.runs.trackers import curves_of, log_episodes, start_tracker
 from agentrl.types import Group, Metrics, Trajectory
+
+OnBatch = Callable[[Metrics, list[Group]], bool | None]
+"""What a script does after each batch: its record, and its groups of episodes. False: that is enough."""
 
 
 def due(every: int, step: int) -> bool:
@@ -108,9 +111,11 @@ class RunWriter:
             note(str(cause))
         return found
 
-    def log_evaluation(self, step: int, metrics: Metrics, trajectories: Iterable[Trajectory]) -> None:
-        """Log an evaluation after `step` rollout batches, with its episodes."""
-        record = {"step": step, "kind": "eval", "final": step == self.config.train.steps, **metrics}
+    def log_evaluation(
+        self, step: int, metrics: Metrics, trajectories: Iterable[Trajectory], *, final: bool = False
+    ) -> None:
+        """Log an evaluation after `step` rollout batches, with its episodes; `final` where the run ends with it."""
+        record = {"step": step, "kind": "eval", "final": final or step == self.config.train.steps, **metrics}
         self.log(record, name=f"eval-{step:06d}", trajectories=trajectories)
 
     def is_evaluated(self, step: int) -> bool:

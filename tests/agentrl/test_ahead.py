@@ -21,8 +21,6 @@ from agentrl import train
 from agentrl.build import refuse_ahead
 from agentrl.command.guard import main_guard
 from agentrl.config.schema import RolloutConfig
-from agentrl.environment.pool import EnvPool
-from agentrl.environment.spec import EnvironmentSpec
 from agentrl.errors import CheckpointError, RunError, Unplayable, UserError
 from agentrl.learner.learner import TorchLearner
 from agentrl.learner.monitors import RatioStatistics
@@ -65,8 +63,9 @@ keep = 9
 trackers = []
 """
 SETTINGS = toy_config()
-PLAN = RolloutPlan(EnvironmentSpec(TOY, "train"), SETTINGS.rollout, 0, None, None)
-BROKEN = RolloutPlan(EnvironmentSpec(TOY, "train", {"faults": {"step": "raise"}}), SETTINGS.rollout, 0, None, None)
+FAULTY = toy_config(env={"options": {"faults": {"step": "raise"}}})
+PLAN = RolloutPlan(SETTINGS, "train", SETTINGS.rollout, 0)
+BROKEN = RolloutPlan(FAULTY, "train", SETTINGS.rollout, 0)
 
 
 def sampler() -> TaskSampler:
@@ -91,7 +90,7 @@ class Distant:
         )  # fmt: skip
         chat = chat_for(self.tokenizer, self.module, SETTINGS.rollout)
         self.rollouts = {
-            name: DistantRollout(self.process, name, chat, EnvPool(plan.spec), plan)
+            name: DistantRollout(self.process, name, chat, plan.environments(), plan)
             for name, plan in self.plans.items()
         }
         self.process.load_weights(self.module.state_dict().items(), version=3)
@@ -242,7 +241,7 @@ def test_a_batch_that_was_abandoned_gives_its_tasks_back(monkeypatch: pytest.Mon
     module, tokenizer = tiny_policy()
     rollout = toy_rollout(module, tokenizer, SETTINGS.rollout)
     stream = BatchStream(rollout, sampler(), SETTINGS.train)
-    monkeypatch.setattr(rollout.pool, "acquire", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(rollout.environments[""].pool, "acquire", lambda **_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         stream.play()
     monkeypatch.undo()
@@ -359,7 +358,7 @@ def test_a_run_that_is_killed_takes_its_rollout_process_along(config: Path, tmp_
 
 
 @pytest.mark.slow
-def test_a_run_ahead_killed_at_random_moments_resumes_to_the_same_end(config: Path, whole: Path, tmp_path: Path) -> None:
+def test_a_run_ahead_killed_at_any_moment_resumes_to_the_same_end(config: Path, whole: Path, tmp_path: Path) -> None:
     moments, kills, resumed = random.Random(1), int(os.environ.get("AGENTRL_KILLS", "4")), 0
     for number in range(kills):
         folder = tmp_path / f"killed-{number}"

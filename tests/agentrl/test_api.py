@@ -15,7 +15,7 @@ import torch
 import agentrl
 from agentrl.config.read import build_config, load_config
 from agentrl.config.schema import RolloutConfig
-from agentrl.environment.reward import OwnReward
+from agentrl.environment.reward import OwnRewards
 from agentrl.errors import ConfigError, RunError, UserError
 from agentrl.learner.gates import StepSignal, make_gate
 from agentrl.rollout.engines.factory import make_engine
@@ -217,9 +217,9 @@ def test_a_reward_that_fails_ends_the_run_with_its_name(name: str, message: str)
     turn = Turn(0, 0, 1, "red", "", 1.0)
     episode = Trajectory(Task("toy", "train", 0), 0, [], [turn], "", Status.TERMINATED)
     with pytest.raises(RunError, match=message):
-        OwnReward(f"{__name__}:{name}").give(episode)
+        OwnRewards(f"{__name__}:{name}").give(episode)
     with pytest.raises(UserError, match=r"env\.reward"):
-        OwnReward(f"{__name__}:{name}s")
+        OwnRewards(f"{__name__}:{name}s")
 
 
 def test_load_config_takes_names_paths_configs_and_mappings(tmp_path: Path) -> None:

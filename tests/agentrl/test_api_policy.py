@@ -193,7 +193,7 @@ def test_refusals_cut_answers_and_full_contexts_are_data(tmp_path: Path) -> None
         "terminated": 12, "token_limit": 4, "truncated": 8, "refused": 16, "never_asked": 4,
     }  # fmt: skip
     samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
-    assert {s["responses"][0] for s in samples if s["responses"]} == {"I cannot help with red.", "green as", ""}
+    assert {s["turns"][0]["action"] for s in samples if s["turns"]} == {"I cannot help with red.", "green as", ""}
 
 
 @pytest.mark.parametrize(

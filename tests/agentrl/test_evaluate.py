@@ -11,7 +11,8 @@ from agentrl.config.read import build_config, load_config
 from agentrl.errors import UserError
 from agentrl.evaluate import settle
 from agentrl.evaluation.rates import Evaluation, rates_from_metrics
-from agentrl.evaluation.samples import describe_sample, describe_sampling, problem_samples, sampling_line
+from agentrl.evaluation.samples import describe_sampling, problem_samples, sampling_line
+from agentrl.runs.episodes import describe_trajectory
 from agentrl.types import Status, Task, Trajectory, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,7 +51,8 @@ def test_checks_that_ran_out_of_time_are_counted_in_metrics_and_stored_with_samp
     assert Evaluation(played, "test", 1.0, samples=4).metrics()["eval/verdict_timeouts"] == 0
     played[0].num_verdict_timeouts = 1
     assert Evaluation(played, "test", 1.0, samples=4).metrics()["eval/verdict_timeouts"] == 1
-    assert [describe_sample(t)["verdict"] for t in played] == ["timeout", "library", "library", "library"]
+    stored = [describe_trajectory(t, decode=None)["verdict"] for t in played]
+    assert stored == ["timeout", "library", "library", "library"]
     described = describe_sampling(build_config({}), played, samples=4, scorer=None)
     assert described["timeouts"] == 1
     assert "timeouts 1" in sampling_line(described)
@@ -69,8 +71,12 @@ def test_expert_evaluated_twice_a_problem_is_broken_down_and_every_sample_is_sto
     assert "samples 2, " in printed
     assert "template plain" in printed
     samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
-    assert sorted((s["position"], s["sample"]) for s in samples) == [(p, m) for p in range(10) for m in range(2)]
-    assert all(s["correct"] and s["answer"] in s["responses"][0] for s in samples)
+    assert sorted((s["task"]["position"], s["member"]) for s in samples) == [
+        (p, m) for p in range(10) for m in range(2)
+    ]
+    assert all(s["success"] and s["answer"] in s["turns"][0]["action"] for s in samples)
+    assert all(s["rows"][0]["ids"] for s in samples)
+    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert result["accuracy"]["curriculum"]["mean"] == [1.0, 1.0, 1.0]
     assert result["accuracy"]["curriculum, level 3"]["problems"] == 2

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from agentrl.config.schema import RolloutConfig
+from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.pool import EnvPool
 from agentrl.environment.spec import EnvironmentSpec, count_tasks
 from agentrl.errors import RunError
@@ -231,7 +232,7 @@ def test_a_hung_or_dead_worker_is_replaced_and_the_episode_retried(tmp_path: Pat
         MODULE, TOKENIZER, LIMITS, workers=1, timeout_s=1.0, faults={"step": fault}, flag=str(tmp_path / "f")
     )
     trajectories = [t for g in rollout.play(TASKS[:2], group_size=2).groups for t in g.trajectories]
-    rollout.pool.close()
+    rollout.environments[""].pool.close()
     assert len(trajectories) == 4
     assert all(t.status is not Status.FAILED for t in trajectories)
     assert any(message in t.error for t in trajectories)
@@ -241,7 +242,7 @@ def test_worker_processes_play_the_same_episodes_as_this_process() -> None:
     here = toy_rollout(MODULE, TOKENIZER, LIMITS).play(TASKS, group_size=2).groups
     rollout = toy_rollout(MODULE, TOKENIZER, LIMITS, workers=2)
     there = rollout.play(TASKS, group_size=2).groups
-    rollout.pool.close()
+    rollout.environments[""].pool.close()
     for a, b in zip(here, there, strict=True):
         assert [t.rows[0].ids.tolist() for t in a.trajectories] == [t.rows[0].ids.tolist() for t in b.trajectories]
 
@@ -250,10 +251,11 @@ def test_a_step_that_waits_for_others_keeps_nobody_waiting_and_changes_no_token(
     def play(env_id: str) -> tuple[list[int], list[list[int]]]:
         limits = LIMITS.model_copy(update={"max_turns": 1, "max_concurrent": 2})
         rollout = toy_rollout(MODULE, TOKENIZER, limits)
-        rollout.pool = EnvPool(EnvironmentSpec(env_id, "train", {"slow_task": TASKS[0].index}))
+        pool = EnvPool(EnvironmentSpec(env_id, "train", {"slow_task": TASKS[0].index}))
+        rollout.environments = {"": PlayedEnvironment(pool)}
         finished: list[int] = []
         groups = rollout.play(TASKS, group_size=1, on_episode=lambda t: finished.append(t.task.position)).groups
-        rollout.pool.close()
+        rollout.environments[""].pool.close()
         return finished, [group.trajectories[0].rows[0].ids.tolist() for group in groups]
 
     in_threads, ids = play("tests.toy:WaitingEnv")

@@ -230,9 +230,12 @@ def test_evaluation_when_reported_then_its_result_and_all_its_samples_are_shown(
     samples = [json.loads(line) for line in (evaluation / "samples.jsonl").read_text().splitlines()]
     entries = index_of(text)
     assert [(e["title"], e["reward"], e["success"]) for e in entries] == [
-        (s["task"], s["reward"], s["correct"]) for s in samples
+        (s["task"]["name"], s["reward"], s["success"]) for s in samples
     ]
     assert len({(e["group"], e["member"]) for e in entries}) == len(samples) == 2 * result["eval/tasks"]
+    piece = load_runs([evaluation])[0].archive.piece("samples.0")
+    assert piece
+    assert "".join(piece[0]["rows"][0]["pieces"]).replace(UNFINISHED, "") == samples[0]["rows"][0]["text"]
     (tmp_path / "samples.jsonl").write_bytes((evaluation / "samples.jsonl").read_bytes())
     with pytest.raises(CheckpointError, match="its evaluation has not ended"):
         load_runs([tmp_path])

@@ -39,6 +39,7 @@ def main(folder: str = "runs/mine") -> None:
         {
             "env.id": "my_env:MyEnv",
             "env.reward": "my_script:short_answers",
+            "env.success_threshold": 1.0,
             "gate.kind": "my_script:EveryOther",
             "gate.options": {"uses": 3},
             "loss.kind": "my_script:policy_gradient",
