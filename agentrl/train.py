@@ -23,15 +23,12 @@ from agentrl import build
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.listings import answer_listing
-from agentrl.command.parsers import program, train_parser
-from agentrl.common.paths import user_path
+from agentrl.command.parsers import program, refuse_beside_resume, train_parser
 from agentrl.config.read import config_without_file, load_config
 from agentrl.config.schema import Config
 from agentrl.console import Display, LogLevel, console, say, set_log_level
 from agentrl.dry_run.schedule import schedule_table
 from agentrl.environment.given import GivenEnvironment, GivenReward, load_given
-from agentrl.environment.spec import with_conventions
-from agentrl.errors import UserError
 from agentrl.evaluation.held_out import HeldOut
 from agentrl.evaluation.summary import summarize
 from agentrl.learner.credit import assign_credit
@@ -50,9 +47,8 @@ from agentrl.runs.writer import OnBatch, RunWriter, due
 
 
 def train(
-    config: Config, learner: Learner, engine: Engine, batches: BatchStream, *,
-    held_out: HeldOut, run: RunWriter, checkpoints: Checkpoints, interruption: Interruption, processes: Processes,
-    display: Display, on_batch: OnBatch,
+    config: Config, learner: Learner, engine: Engine, batches: BatchStream, *, held_out: HeldOut, run: RunWriter,
+    checkpoints: Checkpoints, interruption: Interruption, processes: Processes, display: Display, on_batch: OnBatch,
 ) -> None:  # fmt: skip
     """The loop: play, compare, learn, bring the weights; now and then evaluate and save."""
     start, steps = learner.num_batches, config.train.steps
@@ -60,8 +56,7 @@ def train(
     bring_weights(engine, learner, [opening_row(batches.rollout.chat)], config.rollout)
     if start == 0:
         checkpoints.save(learner, batches)
-    if not run.is_evaluated(start):
-        held_out.evaluate(start)
+    held_out.evaluate_once(start)
     with display.bar("training", total=steps, done=start) as bar:
         for step in range(start + 1, steps + 1):
             with interruption.at_once():
@@ -90,23 +85,22 @@ def run(
 ) -> RunRecord:  # fmt: skip
     """Train: the whole of a run, from its checks to its summary. In scripts: `agentrl.train(config)`.
 
+    Raises UserError for what can be mended beforehand, RunError where a run cannot go on (it can be resumed).
+
     Args:
         config: an experiment, its TOML file, the name of a shipped one; None: the defaults, or those of `resume`.
         overrides: dotted keys and values on top, `{"train.steps": 20}`.
         env: what is played instead: an id, a class, a function that makes one; also of a notebook cell.
         reward: judges whole episodes (`agentrl.Reward`): a function, a list of them, or a dict with their weights.
         on_batch: called after each batch with its record and groups; False ends the run there, as one that is done.
-        run_dir: where to write; None: runs/NAME-TIME, with the environment's name where `name` is None.
+        run_dir: where to write; None: runs/NAME-TIME.
         resume: a run folder to continue from its newest checkpoint.
-
-    Raises:
-        UserError, RunError: what can be mended beforehand; why a run cannot go on (it can be resumed).
     """
     started, processes = time.perf_counter(), Processes.join()
-    source = read_run_config(user_path(str(resume))) if resume and config is None else config
-    config = with_conventions(load_given(source, overrides, env=env, reward=reward))
+    source = read_run_config(resume) if resume and config is None else config
+    config = load_given(source, overrides, env=env, reward=reward)
     set_log_level(log_level, is_first=processes.is_first)
-    with run_folder(run_dir, resume, name or "-".join(config.environments()) or config.env.id, processes) as folder:
+    with run_folder(run_dir, resume, name or str(getattr(source, "stem", config.title)), processes) as folder:
         checkpoint = newest_checkpoint(folder) if resume else None
         places = build.make_environments(config, processes)
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
@@ -141,15 +135,12 @@ def main(argv: list[str] | None = None) -> int:
     options, overrides = parse_command_line(train_parser(), argv)
     if answer_listing(options):
         return 0
-    if options.resume and (options.config or options.run_dir):
-        raise UserError("--resume RUN brings its own config and folder; give no CONFIG and no --run-dir with it.")
-    file = options.config or config_without_file(overrides)
-    config = load_config(read_run_config(options.resume) if options.resume else file, overrides)
+    refuse_beside_resume(options)
+    given: Any = read_run_config(options.resume) if options.resume else options.config or config_without_file(overrides)
     if options.dry_run:
-        console.print(schedule_table(config))
+        console.print(schedule_table(load_config(given, overrides)))
         return 0
-    name = file.stem if file else None
-    run(config, run_dir=options.run_dir, resume=options.resume, name=name, log_level=options.log_level)
+    run(given, overrides, run_dir=options.run_dir, resume=options.resume, log_level=options.log_level)
     return 0
 
 

@@ -9,6 +9,7 @@ from agentrl.command.result_parsers import add_api_options, compare_parser, pane
 from agentrl.common.paths import user_path
 from agentrl.common.streams import tell
 from agentrl.config.shipped import list_configs
+from agentrl.errors import UserError
 
 Parser = argparse.ArgumentParser
 
@@ -51,6 +52,12 @@ def train_parser() -> Parser:
     parser.add_argument("--help-config", action="store_true", help="list all config keys with defaults and stop")
     _add_log_level(parser)
     return parser
+
+
+def refuse_beside_resume(options: argparse.Namespace) -> None:
+    """Raises UserError where a run to resume is given with a config or a folder: it has its own."""
+    if options.resume and (options.config or options.run_dir):
+        raise UserError("--resume RUN brings its own config and folder; give no CONFIG and no --run-dir with it.")
 
 
 def evaluate_parser() -> Parser:

@@ -8,6 +8,7 @@ from agentrl.config.read import load_config
 from agentrl.config.schema import Config
 from agentrl.console import note
 from agentrl.environment.reward import Reward
+from agentrl.environment.spec import with_conventions
 from agentrl.errors import UserError
 
 GivenEnvironment = str | Callable[..., Any]
@@ -20,7 +21,7 @@ def load_given(
     source: Any, overrides: Mapping[str, Any] | Sequence[str] | None, *,
     env: GivenEnvironment | None = None, reward: GivenReward | None = None,
 ) -> Config:  # fmt: skip
-    """`load_config` with an environment and rewards on top, which the config then names.
+    """`load_config` with an environment and rewards on top, which the config then names, and what that names itself.
 
     What only this process has is played in it: no worker process could import it.
 
@@ -48,7 +49,7 @@ def load_given(
     if ours:
         note(f"{ours[0].removeprefix(HERE)} is of this script or notebook: played in this process (env_workers = 0)")
         config = config.model_copy(update={"rollout": config.rollout.model_copy(update={"env_workers": 0})})
-    return config
+    return with_conventions(config)
 
 
 def _name_rewards(reward: GivenReward) -> str | dict[str, float]:

@@ -73,6 +73,11 @@ class HeldOut:
         self.rollout, self.tasks, self.run, self.processes = rollout, tasks, run, processes
         self.interruption, self.display = interruption, display
 
+    def evaluate_once(self, step: int) -> None:
+        """Evaluate, unless the run has a record of it."""
+        if not self.run.is_evaluated(step):
+            self.evaluate(step)
+
     def evaluate(self, step: int, *, final: bool = False) -> None:
         """Play the held-out tasks and log their success after `step` rollout batches.
 

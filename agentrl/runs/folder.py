@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.installation import install_hint
+from agentrl.common.paths import user_path
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config
 from agentrl.errors import CheckpointError, UserError
@@ -131,8 +132,9 @@ def read_last_record(folder: Path) -> Metrics | None:
         return None
 
 
-def read_run_config(folder: Path) -> dict[str, Any]:
+def read_run_config(folder: Path | str) -> dict[str, Any]:
     """The resolved config of a run folder, as nested dictionaries."""
+    folder = user_path(str(folder))
     with _reading_config(folder):
         tree = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         build_config(tree)
