@@ -120,7 +120,9 @@ def test_a_distant_rollout_plays_what_a_near_one_plays_bit_for_bit_and_follows_n
     assert comparable(distant.rollouts["train"].play(tasks, group_size=4)) != comparable(batch)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=["dies", "hangs"]
+)
 def test_a_process_that_is_lost_in_mid_batch_is_started_again_and_plays_the_same_batch(
     distant: Distant, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -311,6 +313,7 @@ def test_every_batch_is_played_with_the_weights_after_the_batch_before_the_last(
     assert json.loads((whole / "config.json").read_text())["loss"]["tis_cap"] == 2.0
 
 
+@pytest.mark.slow
 def test_a_run_ahead_resumed_from_its_middle_ends_bit_identical(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cut"
     shutil.copytree(whole, folder)

@@ -153,7 +153,7 @@ def test_a_server_plays_all_tasks_at_once_and_the_result_says_who_it_was(
     assert result["usage"]["prompt_tokens"] == 80
     assert result["usage"]["cost_usd"] == pytest.approx((80 + 16 * 5) / 1e6)
     assert [task["samples"][0]["tokens"] for task in result["tasks"]] == [4, 4, 4, 4]
-    assert "secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "secret" not in "".join(path.read_text() for path in tmp_path.rglob("*.*"))
 
 
 def test_rate_limits_errors_of_the_server_and_lost_replies_are_tried_again() -> None:

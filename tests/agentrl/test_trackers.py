@@ -73,6 +73,7 @@ def test_wandb_without_a_key_then_one_line_before_anything_is_loaded(tmp_path: P
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs the extra wandb")
 def test_wandb_offline_then_project_name_config_curves_and_episodes_arrive(tmp_path: Path) -> None:
     done = train(tmp_path / "my-run", "wandb", WANDB_MODE="offline", WANDB_PROJECT="colours")
