@@ -125,7 +125,7 @@ def make_config(dtype: str, length: int, budget: int) -> Config:
             "model": {"dtype": dtype, "gradient_checkpointing": True},
             "rollout": {"temperature": TEMPERATURE, "max_context_tokens": length},
             "gate": {"kind": "none"},
-            "loss": {"kl_coef": 0.0},
+            "loss": {"kl_coef": 0.0, "normalization": "token_mean"},
             "learner": {"max_reuse": 1, "lr": LR, "microbatch_tokens": budget},
             "tracking": {"divergence_every": 0},
         }

@@ -91,7 +91,7 @@ def run_agentrl(folder: Path, batches: int, warmup: int, microbatch_tokens: int)
     batch = Batch(rows, sum(int(row.trained.sum()) for row in rows), 2, 2)
     config = build_config(
         {
-            "loss": {"clip_high": 0.28, "kl_coef": 0.0},
+            "loss": {"clip_high": 0.28, "kl_coef": 0.0, "normalization": "token_mean"},
             "learner": {"max_reuse": 2, "lr": 1e-5, "microbatch_tokens": microbatch_tokens},
             "rollout": {"max_context_tokens": LONGEST},
             "tracking": {"divergence_every": 0},
