@@ -16,6 +16,7 @@ from pydantic import Field
 from agentrl.config.describe import content_hash
 from agentrl.config.read import load_config, read_toml
 from agentrl.config.schema import Section
+from agentrl.config.shipped import shipped_configs
 from agentrl.errors import ConfigError, UserError
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.+-]*")
@@ -52,9 +53,9 @@ class StudyConfig(Section):
     base: str
     """The experiment all runs share: a TOML file, relative to the study's."""
     results: str
-    """JSON file that keeps what was measured, relative to the working directory."""
+    """JSON file that keeps what was measured, relative to the study file, in a shipped one to the working directory."""
     runs: str
-    """Folder of the run folders, relative to the working directory."""
+    """Folder of the run folders, likewise."""
     reference: str
     """Name of the single-use arm, against which speedups are measured."""
     rollout_share: float = Field(0.8, gt=0, lt=1)
@@ -146,10 +147,15 @@ class Study:
 def load_study(path: Path) -> Study:
     """Read a study file, and check every arm against the config tree.
 
+    Its paths are relative to it; where a shipped study writes is relative to the working directory.
+
     Raises:
         ConfigError: unknown key, arm or stage, or a value that cannot be used.
     """
     config = _build(read_toml(path), path)
+    if path.resolve() not in shipped_configs().values():
+        written = {name: str(path.parent / Path(getattr(config, name)).expanduser()) for name in ("results", "runs")}
+        config = config.model_copy(update=written)
     base = path.parent / Path(config.base).expanduser()
     study = Study(config, base, content_hash(read_toml(base)))
     for name, arm in config.arms.items():

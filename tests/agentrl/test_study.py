@@ -72,6 +72,15 @@ def write_study(folder: Path, text: str = STUDY) -> Path:
     return path
 
 
+def test_load_study_when_paths_are_relative_then_to_the_file_and_of_a_shipped_one_to_the_working_directory(
+    tmp_path: Path,
+) -> None:
+    own = load_study(write_study(tmp_path, STUDY.replace("{folder}/", ""))).config
+    assert (own.results, own.runs) == (str(tmp_path / "results.json"), str(tmp_path / "runs"))
+    assert load_study(write_study(tmp_path)).config.results == str(tmp_path / "results.json")
+    assert load_study(ROOT / "configs" / "study" / "math.toml").config.results == "benchmarks/results/math.json"
+
+
 def make_run(arm: str, seed: int, success: list[float], *, stage: str = "main", lr: float = 1e-3) -> dict[str, object]:
     reuse = 1 if arm == "single" else 4
     curve = [[i, y, 10 * i, 0, 0, reuse * i, 0, 1.0 * i, 1.0 * i] for i, y in enumerate(success)]
