@@ -125,8 +125,8 @@ class ALFWorldEnv(gymnasium.Env[str, str], EzPickle):
         return observation, float(engine.won), engine.won, False, self._info() | {"is_valid_action": is_valid}
 
     def task_content(self) -> dict[str, Any]:
-        """What determines the score of the present task: its game file's content."""
-        return self._games.content(self._index)
+        """What determines the score of the present task: its game."""
+        return self._games.definition(self._index)
 
     def _make_expert(self, observation: str) -> HouseholdExpert | None:
         assert self._engine is not None

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from agentrl.common.data_source import DataSource
 from agentrl.envs.alfworld.game import TASK_TYPES, Game, GameRecord
 from agentrl.envs.alfworld.household import contents_of, flags_of, likely_places, objects_of, objects_with
-from agentrl.envs.alfworld.pddl import Expression, PddlProblem, parse_expression
+from agentrl.envs.alfworld.pddl import Expression, PddlProblem, format_problem, parse_expression
 from agentrl.envs.alfworld.planner import plan
 from agentrl.envs.alfworld.rooms import (
     NUM_HELD_OUT_ROOMS,
@@ -121,6 +121,12 @@ class GeneratedGames:
         """The game as the content of an official file, for the stock engine (needs the extra "alfworld")."""
         game, problem = self._draw(index, "move")
         return game_file_content(problem, task=game.task, walkthrough=game.walkthrough)
+
+    def definition(self, index: int) -> dict[str, Any]:
+        """What the game is, as JSON: nothing else determines an episode."""
+        game, problem = self._draw(index, "move")
+        text = format_problem(problem, name="generated", objects=())
+        return {"pddl_problem": text, "task": game.task, "walkthrough": list(game.walkthrough)}
 
     def _draw(self, index: int, grammar: str) -> tuple[Game, PddlProblem]:
         """Draw until a game turns up that can be won."""

@@ -112,6 +112,8 @@ class FileGames:
         """The content of the game's file, for the stock engine."""
         return self._read(self.names[index])
 
+    definition = content
+
     def load(self, index: int, *, grammar: str = "move") -> Game:
         """Game `index`, ready for play; raises `DataError` where its problem cannot be parsed."""
         name = self.names[index]

@@ -38,6 +38,9 @@ class Games(Hashable, Protocol):
     def content(self, index: int) -> dict[str, Any]:
         """What the stock engine needs to play game `index`: the content of an official game file."""
 
+    def definition(self, index: int) -> dict[str, Any]:
+        """What determines an episode of game `index`, as JSON; needs nothing of the stock engine."""
+
 
 def open_games(
     split: str,
