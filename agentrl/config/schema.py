@@ -372,8 +372,3 @@ class Config(Section):
     def title(self) -> str:
         """What a run is named after: its environments."""
         return "-".join(self.environments()) or self.env.id
-
-    @property
-    def played(self) -> str:
-        """What evaluations play, for titles: id and split of every environment."""
-        return ", ".join(f"{env.id} {env.eval_split}" for env in self.mixture or [self.env])
