@@ -106,7 +106,9 @@ class Interruption:
     def _note(self, number: int, frame: FrameType | None) -> None:
         # Job schedulers send SIGTERM several times; a person who presses Ctrl-C again means it.
         again, self._number = self._number == number == signal.SIGINT, number
-        if again or not self._patient:
+        if again:
+            raise KeyboardInterrupt  # which saves nothing: weights may be in the middle of an update
+        if not self._patient:
             raise Interrupted(number)
 
 

@@ -272,13 +272,16 @@ def test_processes_stop_at_the_same_check_when_one_of_them_was_asked() -> None:
     assert caught.value.exit_code == 143
 
 
-def test_a_second_ctrl_c_ends_on_the_spot() -> None:
+def test_a_second_ctrl_c_ends_on_the_spot_and_is_no_end_that_saves() -> None:
     interruption = Interruption()
     with interruption, interruption.patiently():
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(Interrupted, match="SIGINT"):
+        with pytest.raises(KeyboardInterrupt) as caught:
             os.kill(os.getpid(), signal.SIGINT)
+    assert not isinstance(
+        caught.value, Interrupted
+    )  # weights may be half updated: `saving_at_the_end` takes only these
 
 
 def test_evaluate_with_no_samples_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
