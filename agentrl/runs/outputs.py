@@ -12,6 +12,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TextIO
 
+from safetensors import SafetensorError
+
 from agentrl.common.paths import user_path
 from agentrl.errors import UserError
 from agentrl.model.processes import Processes
@@ -66,7 +68,11 @@ def whole_file(path: Path, *, errors: str = "strict") -> Iterator[TextIO]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder that becomes `folder`, in place of an older one, once everything is in it."""
+    """An empty folder that becomes `folder`, in place of an older one, once everything is in it.
+
+    Raises:
+        OSError: it could not be written, whichever library wrote.
+    """
     draft = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(draft, ignore_errors=True)
     try:
@@ -74,6 +80,11 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
+    except SafetensorError as error:  # tells what the system said as text: "... (os error 28)"
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
