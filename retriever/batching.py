@@ -25,7 +25,7 @@ class Searcher(Protocol):
 class BatchStatistics:
     """Counters of a `Batcher`.
 
-    num_requests, num_queries, num_batches: served so far.
+    num_requests, num_queries, num_batches: taken up so far.
     num_refused: requests refused because the queue was full.
     queue_s, work_s: seconds requests waited, seconds batches took.
     """
@@ -107,9 +107,13 @@ class Batcher:
             self.statistics.queue_s += sum(begin - request.arrived for request in batch)
             # A request whose caller has gone is not searched; from here on nobody can cancel the others.
             wanted = [request for request in batch if request.result.set_running_or_notify_cancel()]
+            size = sum(len(request.queries) for request in batch)
+            self._count(len(batch), size)  # before anybody is answered, who may look
             for topk in {request.topk for request in wanted}:
                 self._search([request for request in wanted if request.topk == topk], topk)
-            self._count(batch, time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            self.statistics.work_s += seconds
+            self._seconds_per_query += 0.1 * (seconds / max(size, 1) - self._seconds_per_query)
 
     def _take(self) -> list[_SearchRequest]:
         """The next batch; empty when closed and nothing waits."""
@@ -144,10 +148,7 @@ class Batcher:
             request.result.set_result(found[start : start + len(request.queries)])
             start += len(request.queries)
 
-    def _count(self, batch: list[_SearchRequest], seconds: float) -> None:
-        statistics, size = self.statistics, sum(len(request.queries) for request in batch)
-        statistics.num_batches += 1
-        statistics.num_requests += len(batch)
-        statistics.num_queries += size
-        statistics.work_s += seconds
-        self._seconds_per_query += 0.1 * (seconds / max(size, 1) - self._seconds_per_query)
+    def _count(self, num_requests: int, num_queries: int) -> None:
+        self.statistics.num_batches += 1
+        self.statistics.num_requests += num_requests
+        self.statistics.num_queries += num_queries
