@@ -6,13 +6,11 @@ cause one in an environment that keeps the contract.
 
 import asyncio
 import multiprocessing
-import os
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
 from threading import RLock
 from typing import Any, Protocol
 
@@ -26,6 +24,7 @@ from agentrl.console import note
 from agentrl.environment.calls import KINDS, Capabilities, NoRoom, close, guard, look, reset, work
 from agentrl.environment.capacity import Room
 from agentrl.environment.contract import StepResult, step_env
+from agentrl.environment.probe import resident_bytes
 from agentrl.environment.spec import EnvironmentSpec
 from agentrl.errors import InfrastructureError
 from agentrl.types import Task
@@ -307,11 +306,7 @@ class _Worker:
         """How much larger the process is than when this was first asked; 0 where the system does not say."""
         if self._process is None:
             return 0
-        try:
-            pages = int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1])
-        except (OSError, IndexError):
-            return 0
-        size = pages * os.sysconf("SC_PAGE_SIZE")
+        size = resident_bytes(self._process.pid)
         self._first_bytes = self._first_bytes or size
         return size - self._first_bytes
 
