@@ -9,7 +9,6 @@ if __name__ == "__main__":
 
     answer_help("check_env")  # before the imports below, which take seconds
 
-import gc
 import json
 import multiprocessing.reduction
 import statistics
@@ -34,7 +33,7 @@ from agentrl.config.schema import Config
 from agentrl.console import Display, console
 from agentrl.environment.contract import KNOWN_INFO, ContractError, describe, reset_env, step_env
 from agentrl.environment.pool import EnvironmentHandle, EnvPool, WorkerLost
-from agentrl.environment.probe import Episode, Prober, patience, resident_bytes
+from agentrl.environment.probe import Episode, Prober, patience, settled_bytes
 from agentrl.environment.spec import EnvironmentSpec, environment_spec, with_conventions
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.tiny import build_tokenizer
@@ -145,11 +144,11 @@ def check_growth(
     prober: Prober, num_episodes: int, budget_s: float, on_episode: Callable[[], None]
 ) -> tuple[list[Finding], list[Episode]]:
     """Memory per instance and per episode, how episodes end, and what resets and steps cost."""
-    before = resident_bytes()
+    before = settled_bytes()
     crowd = [prober.spec.make() for _ in range(8)]
     for seed, env in enumerate(crowd):
         prober.play(seed, env)
-    per_env = max(0, resident_bytes() - before) / len(crowd)
+    per_env = max(0, settled_bytes() - before) / len(crowd)
     for env in crowd:
         env.close()
     del crowd
@@ -165,13 +164,11 @@ def check_growth(
         if len(episodes) < 20:
             episodes.append(episode)
         if number % max(1, num_episodes // 20) == 0:
-            gc.collect()
-            sizes.append((number, resident_bytes()))
+            sizes.append((number, settled_bytes()))
         on_episode()
         if time.perf_counter() - started > budget_s:
             break
-    gc.collect()
-    sizes.append((number, resident_bytes()))
+    sizes.append((number, settled_bytes()))
     ends_of_all = _judge_ends(ends, prober.max_steps)
     if number + 1 < num_episodes:
         short = f"; {num_episodes:,} were asked for, but {budget_s:g} s were over (--seconds)"

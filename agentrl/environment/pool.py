@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from threading import RLock
+from threading import Lock, RLock
 from typing import Any, Protocol
 
 import gymnasium
@@ -35,6 +35,8 @@ _START_S = 120.0
 """Patience for a worker process to start, which is not the environment's time."""
 _END_S = 5.0
 """Patience for the exit code of a worker process that closed its pipe."""
+_STARTING = Lock()
+"""Workers start in threads of their own; each must find the names of the main module as they were."""
 _FIRST_LOOKS = 3
 """Times an environment is asked what it offers before the run gives up."""
 WORKER_GROWTH_BYTES = 1 << 30
@@ -346,13 +348,13 @@ class _Worker:
 @contextmanager
 def _light_start(spec: EnvironmentSpec) -> Iterator[None]:
     """Keep a new process from running our command, or somebody's script, again: it imports what it needs by name."""
-    main = sys.modules["__main__"]
-    if HERE in (spec.id[: len(HERE)], spec.format[: len(HERE)]):
-        yield  # the script holds the environment
-        return
-    before = {name: main.__dict__.get(name) for name in ("__spec__", "__file__")}
-    main.__dict__.update(__spec__=None, __file__=None)
-    try:
-        yield
-    finally:
-        main.__dict__.update(before)
+    main = vars(sys.modules["__main__"])
+    with _STARTING:
+        before = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+        if HERE not in (spec.id[: len(HERE)], spec.format[: len(HERE)]):  # else the script holds the environment
+            main.update(__spec__=None, __file__=None)
+        try:
+            yield
+        finally:
+            main.pop("__file__", None)
+            main.update(before)

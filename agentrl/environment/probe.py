@@ -1,11 +1,13 @@
 """Plays an environment under observation: every value checked, every call timed and bounded."""
 
+import ctypes
+import gc
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,6 +112,14 @@ def patience(seconds: float, message: str) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def settled_bytes() -> int:
+    """Memory of this process without what only waits to be used again: garbage, and pages that malloc has kept."""
+    gc.collect()
+    with suppress(OSError, TypeError, AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident_bytes()
 
 
 def resident_bytes(process: int | None = None) -> int:

@@ -11,6 +11,7 @@ import pytest
 
 from agentrl import check_env
 from agentrl.command.guard import main_guard
+from agentrl.environment.probe import settled_bytes
 from agentrl.envs.spaces import FreeText
 from tests.toy import ColourEnv
 
@@ -116,6 +117,17 @@ def test_a_broken_environment_fails_the_check_that_names_it(
     verdict, detail = findings[check]
     assert verdict == "FAIL"
     assert message in detail
+
+
+def test_a_leak_is_seen_where_malloc_has_room_for_it() -> None:
+    """Memory that was used and freed before must not hide what is kept now."""
+    crowd = [b"x" * 200_000 for _ in range(400)]
+    wall = [b"x" * 200_000]  # keeps the heap from shrinking
+    crowd.clear()
+    before = settled_bytes()
+    crowd.extend(b"x" * 200_000 for _ in range(100))
+    assert settled_bytes() - before > 15_000_000
+    assert wall
 
 
 @pytest.mark.slow

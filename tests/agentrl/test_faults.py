@@ -434,6 +434,19 @@ def test_a_disk_that_is_really_full_ends_the_run_and_keeps_the_last_checkpoint(t
     shutil.rmtree(saved)
 
 
+def test_workers_that_start_at_once_leave_the_main_module_as_it_was() -> None:
+    main = sys.modules["__main__"]
+    before = main.__spec__, main.__dict__.get("__file__", "none")
+    pool = EnvPool(EnvironmentSpec(TOY, "train"), num_workers=4)
+
+    async def play() -> None:
+        await asyncio.gather(*(pool.acquire().reset(Task(TOY, "train", seed)) for seed in range(4)))
+
+    asyncio.run(play())
+    pool.close()
+    assert (main.__spec__, main.__dict__.get("__file__", "none")) == before
+
+
 @pytest.mark.slow
 def test_memory_is_flat_over_two_hundred_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
