@@ -350,7 +350,7 @@ def _light_start(spec: EnvironmentSpec) -> Iterator[None]:
     """Keep a new process from running our command, or somebody's script, again: it imports what it needs by name."""
     main = vars(sys.modules["__main__"])
     with _STARTING:
-        before = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+        before: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
         if HERE not in (spec.id[: len(HERE)], spec.format[: len(HERE)]):  # else the script holds the environment
             main.update(__spec__=None, __file__=None)
         try:
