@@ -56,6 +56,12 @@ class Environments:
         """Where the tasks come from, as JSON; None where an environment does not say."""
         return {"train": _sources(self.train), "eval": _sources(self.held_out)}
 
+    def with_source(self, name: str) -> str:
+        """A name that says what is trained on, so that generated tasks are taken for no others."""
+        sources = [environment.pool.capabilities().source for environment in self.train.values()]
+        kinds = sorted({source.kind for source in sources if source} - {*name.split("-")})
+        return "-".join((name, *kinds))
+
     def close(self) -> None:
         """Stop the worker processes."""
         for environments in (self.train, self.held_out):

@@ -205,7 +205,8 @@ def check_info(episodes: list[Episode]) -> list[Finding]:
     infos = [info for episode in episodes for info in episode.infos]
     offered = sorted({key for info in infos for key in info if key in KNOWN_INFO})
     others = sorted({key for info in infos for key in info if key not in KNOWN_INFO})
-    missing = [key for key in ("success", "category", "admissible_actions", "expert_action") if key not in offered]
+    found = {*offered, "admissible_actions"} if "random_actions" in offered else offered
+    missing = [key for key in ("success", "category", "admissible_actions", "expert_action") if key not in found]
     detail = f"offers {', '.join(offered) or 'nothing that a run reads (fine)'}"
     detail += f"; ignored: {', '.join(map(str, others))}" if others else ""
     uses = {

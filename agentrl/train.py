@@ -93,16 +93,17 @@ def run(
         env: what is played instead: an id, a class, a function that makes one; also of a notebook cell.
         reward: judges whole episodes (`agentrl.Reward`): a function, a list of them, or a dict with their weights.
         on_batch: called after each batch with its record and groups; False ends the run there, as one that is done.
-        run_dir: where to write; None: runs/NAME-TIME.
+        run_dir: where to write; None: runs/NAME-SOURCE-TIME, the source of the tasks where it is known.
         resume: a run folder to continue from its newest checkpoint.
     """
     started, processes = time.perf_counter(), Processes.join()
     source = read_run_config(resume) if resume and config is None else config
     config = load_given(source, overrides, env=env, reward=reward)
     set_log_level(log_level, is_first=processes.is_first)
-    with run_folder(run_dir, resume, name or str(getattr(source, "stem", config.title)), processes) as folder:
+    places = build.make_environments(config, processes)
+    name = places.with_source(name or getattr(source, "stem", config.title))
+    with run_folder(run_dir, resume, name, processes) as folder:
         checkpoint = newest_checkpoint(folder) if resume else None
-        places = build.make_environments(config, processes)
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
         learner = build.make_learner(config, models, processes)
         engine, batches, evaluation = build.make_rollouts(config, places, models, processes)

@@ -123,6 +123,10 @@ def main() -> None:
     parser.add_argument("what", choices=["runs", "slow"])
     parser.add_argument("configs", nargs="*", default=["configs/quickstart.toml"], help="experiments")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm (default 1)")
+    parser.add_argument(
+        "--arms", type=int, nargs="+", choices=range(len(ARMS)), default=range(len(ARMS)), metavar="NUMBER",
+        help=f"which of them: {', '.join(f'{number} {arm}' for number, arm in enumerate(ARMS))} (default all)",
+    )  # fmt: skip
     parser.add_argument("--steps", type=int, help="rollout batches; default: what the experiment says")
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     options, overrides = parser.parse_known_args()
@@ -131,9 +135,10 @@ def main() -> None:
     if options.what == "slow":
         more += ["--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8"]
     for config in options.configs:
-        found: dict[str, list[dict[str, float]]] = {arm: [] for arm in ARMS}
+        arms = {number: arm for number, arm in enumerate(ARMS) if number in options.arms}
+        found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms.values()}
         for seed in range(options.seeds):
-            for number, arm in enumerate(ARMS):
+            for number, arm in arms.items():
                 folder = options.out / Path(config).stem / f"{number}-{seed}"
                 found[arm].append(measure(config, arm, seed, folder, more))
         print(f"{config}, {options.seeds} seeds\n\n{table(found)}\n", flush=True)

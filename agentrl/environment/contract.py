@@ -209,7 +209,8 @@ def _read_dict(name: str, value: Any) -> dict[str, Any]:
 _READERS: dict[str, Callable[[str, Any], Any]] = {
     "success": _read_flag, "is_valid_action": _read_flag, "score": _read_score, "category": _read_label,
     "task": _read_label, "anchor": _read_label, "answer": _read_label, "system": _read_text, "tools": _read_list,
-    "admissible_actions": _read_texts, "expert_action": _read_label, "metadata": _read_dict,
+    "admissible_actions": _read_texts, "random_actions": _read_texts, "expert_action": _read_label,
+    "metadata": _read_dict,
 }  # fmt: skip
 KNOWN_INFO = tuple(_READERS)
 """What a run reads from `info`; of other keys nothing depends on what they hold."""

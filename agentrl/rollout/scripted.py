@@ -139,10 +139,12 @@ class ScriptedPlayer(PlayerWithoutEngine):
 
 
 def random_policy(info: dict[str, Any], random: np.random.Generator) -> tuple[str, bool]:
-    """A uniformly drawn admissible action."""
-    actions = info.get("admissible_actions")
+    """A uniformly drawn admissible action, or one of those that an environment offers in place of all of them."""
+    actions = info.get("admissible_actions") or info.get("random_actions")
     if not actions:
-        raise UserError('this environment offers no info["admissible_actions"] to draw random actions from.')
+        raise UserError(
+            'this environment offers neither info["admissible_actions"] nor info["random_actions"] to draw from.'
+        )
     return str(actions[int(random.integers(len(actions)))]), False
 
 

@@ -12,7 +12,10 @@ from typing import Any
 from agentrl.envs.math.markup import SIGNS, without_markup
 from agentrl.envs.math.numerals import parse_numeral
 
-ANSWER_FORMATS = ("boxed", "hashes", "answer", "tags", "plain")
+_WRITTEN = {
+    "boxed": r"\boxed{{{}}}", "hashes": "#### {}", "answer": "Answer: {}", "tags": "<answer>{}</answer>", "plain": "{}",
+}  # fmt: skip
+ANSWER_FORMATS = tuple(_WRITTEN)
 
 _MAX_BOXES = 16  # closed or not, looked at from the end
 _BOX = re.compile(r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)(?![a-zA-Z])\s{0,20}")  # \b, where escapes were read
@@ -26,6 +29,15 @@ _BOX_NAMES = ("\\boxed", "\\fbox", "\\framebox", "\boxed")
 
 class AnswerTooLongError(ValueError):
     """The answer of a response is longer than any sensible answer; it is counted as wrong, unread."""
+
+
+def write_answer(answer: str, answer_format: str) -> str:
+    """A response that is nothing but an answer.
+
+    >>> write_answer("42", "tags")
+    '<answer>42</answer>'
+    """
+    return _WRITTEN[answer_format].format(answer)
 
 
 def extract_answers(text: str, *, answer_format: str = "boxed", max_chars: int = 2000) -> list[str]:

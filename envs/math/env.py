@@ -2,18 +2,20 @@
 
 import logging
 import os
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
 import gymnasium
+import numpy as np
 from gymnasium.utils import EzPickle
 
 from agentrl.common.data_source import DataSource
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.math import curriculum
-from agentrl.envs.math.answers import ANSWER_FORMATS
+from agentrl.envs.math.answers import ANSWER_FORMATS, write_answer
 from agentrl.envs.math.known_sets import source_of
 from agentrl.envs.math.overlap import exact_repeats, words
 from agentrl.envs.math.problems import NAMED_DATA, Problem, available_data, load_problems
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 CURRICULUM = "curriculum"
 SPLITS = ("train", "test")
 _HELD_OUT_SHARE = 0.1
+_NUM_GUESSES = 16
 
 _FEEDBACK = {
     "boxed": r"Put your final answer within \boxed{}.",
@@ -44,9 +47,10 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
 
     info at reset: `task` (source and id), `category` (the source where several are mixed, else the subject, else the
     level, else the source), `metadata` (`benchmark`, and `subject` and `level` where given: whatever a table may be
-    split by), and `expert_action` where an expert is asked for. info at steps: `success`, `score`, `answer` (the
-    answer found, in one spelling for all writings of one number; None without one), `is_valid_action` (an answer was
-    found), `verdict` (what decided it, see `AnswerVerdict.decided_by`), `category`, `metadata`.
+    split by), `random_actions` (answers to other problems of the set: chance), and `expert_action` where an expert is
+    asked for. info at steps: `success`, `score`, `answer` (the answer found, in one spelling for all writings of one
+    number; None without one), `is_valid_action` (an answer was found), `verdict` (what decided it, see
+    `AnswerVerdict.decided_by`), `category`, `metadata`, `random_actions`.
 
         env = gymnasium.make("agentrl/Math-v0", split="test", data="math500", data_dir="data/math")
         problem, info = env.reset(options={"task": 0})
@@ -181,7 +185,14 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         metadata = {"benchmark": self.problem.source, **self.problem.metadata}
         level = f"level {metadata['level']}" if "level" in metadata else self.problem.source
         category = self.problem.source if self._mixed else str(metadata.get("subject", level))
-        return {"category": category, "metadata": metadata}
+        return {"category": category, "metadata": metadata, "random_actions": self._guesses()}
+
+    def _guesses(self) -> list[str]:
+        """Answers to other problems of the set, the same ones whenever this problem is put."""
+        assert self.problem is not None
+        random = np.random.default_rng(zlib.crc32(self.problem.id.encode()))
+        drawn = random.integers(self.num_tasks, size=_NUM_GUESSES)
+        return [write_answer(self.problems[i].answer, self.answer_format) for i in drawn]
 
     def _feedback(self, verdict: AnswerVerdict) -> str:
         left = self.max_attempts - self._attempts

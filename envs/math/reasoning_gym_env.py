@@ -11,20 +11,14 @@ from gymnasium.utils import EzPickle
 from agentrl.common.data_source import DataSource
 from agentrl.common.extras import MissingExtraError
 from agentrl.envs.env_errors import DataError
-from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers
+from agentrl.envs.math.answers import ANSWER_FORMATS, AnswerTooLongError, extract_answers, write_answer
 from agentrl.envs.math.workers import WorkerError, WorkerOutcome, WorkerPool
 from agentrl.envs.options import check_choice, choose_task
 from agentrl.envs.spaces import FreeText
 
 MAX_ANSWER_CHARS = 20_000  # boards and grids are long
 _SETUP_LIMIT_S = 60.0
-_WRITTEN = {
-    "plain": "{}",
-    "tags": "<answer>{}</answer>",
-    "boxed": r"\boxed{{{}}}",
-    "hashes": "#### {}",
-    "answer": "Answer: {}",
-}
+_GUESSES_LIMIT_S = 2.0
 
 _pool = WorkerPool("agentrl.envs.math.reasoning_gym_worker")  # nothing runs before the first request
 
@@ -96,6 +90,7 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         self._source = {"name": name, "seed": data_seed, "config": config or {}}
         self.observation_space = self.action_space = FreeText()
         self._problem: dict[str, Any] | None = None
+        self._other_answers: list[str] | None = None
         self._set_up({"call": "check"})
 
     @property
@@ -109,8 +104,9 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
         task = choose_task(self.np_random, options, self.num_tasks)
         self._problem = self._set_up({"call": "problem", "split": self.split, "task": task})
         info = {**self._describe(), "task": f"{self._source['name']}/{self.split}/{task}"}
+        info["random_actions"] = [write_answer(guess, self.answer_format) for guess in self._guesses()]
         if self.expert and self._problem["answer"] is not None:
-            info["expert_action"] = _WRITTEN[self.answer_format].format(self._problem["answer"])
+            info["expert_action"] = write_answer(self._problem["answer"], self.answer_format)
         return self._problem["question"], info
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
@@ -135,6 +131,13 @@ class ReasoningGymEnv(gymnasium.Env[str, str], EzPickle):
             "reason": reason,
         }
         return "", score, True, False, info
+
+    def _guesses(self) -> list[str]:
+        """Answers to other problems of the same task; none where making so many takes too long."""
+        if self._other_answers is None:
+            outcome = _pool.call({"call": "answers", **self._source}, cpu_limit_s=_GUESSES_LIMIT_S)
+            self._other_answers = outcome.value["answers"] if outcome.value else []
+        return self._other_answers
 
     def _set_up(self, request: dict[str, Any]) -> dict[str, Any]:
         """A worker's answer to a request that a model's text has no part in."""

@@ -17,6 +17,8 @@ from typing import Any
 DATASET_SIZE = 10_000
 HELD_OUT_SHARE = 0.25
 _MAX_TRIES = 400
+NUM_GUESSES = 16
+"""Answers that a random policy draws from."""
 _JUNK = ("", "?", "no answer")
 # These call `eval` on answers, all of which are lists; a literal is all they may read.
 _EVALUATING_MODULES = (
@@ -41,6 +43,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     `{"call": "check", "name", "seed", "config"}` with `{}`, or an error;
     `{"call": "problem", "name", "seed", "config", "split", "task"}` with `{"question", "answer", "index", "subject",
     "cpu_s"}`, the reference answer being None where a task has none;
+    `{"call": "answers", "name", "seed", "config"}` with `{"answers": [...]}`, reference answers of some problems;
     `{"call": "score", "name", "seed", "config", "index", "answer"}` with `{"score", "reason"}`.
     """
     if request["call"] == "names":
@@ -64,6 +67,9 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
             "subject": subject,
             "cpu_s": time.process_time() - started,
         }
+    if request["call"] == "answers":
+        found = (entry(source, index)["answer"] for index in range(min(NUM_GUESSES, len(dataset(source)))))
+        return {"answers": [str(answer) for answer in found if answer is not None]}
     score, reason = score_answer(source, request["index"], request["answer"])
     return {"score": score, "reason": reason}
 

@@ -71,7 +71,9 @@ class WebShopEnv(gymnasium.Env[str, str]):
         expert: "default" to have `expert_action` in every info, see `experts`.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "eval_split": "test"}  # noqa: RUF012 (Gymnasium's own declaration)
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's own declaration)
+        "render_modes": [], "eval_split": "test", "expert": "shopper who never sees the wanted product, no ceiling",
+    }  # fmt: skip
 
     def __init__(
         self,

@@ -123,7 +123,7 @@ def test_train_help_config_lists_every_key(capsys: pytest.CaptureFixture[str]) -
     [
         (evaluate.main, [], "give a MODEL or RUN to evaluate"),
         (evaluate.main, ["tests"], "is neither a run folder"),
-        (evaluate.main, ["--policy", "random", "--env", f"{__name__}:SilentEnv"], "no info"),
+        (evaluate.main, ["--policy", "random", "--env", f"{__name__}:SilentEnv"], "offers neither info"),
         (warmstart.main, ["configs/quickstart.toml", "--warmstart.episodes", "0"], "nothing to imitate"),
         (warmstart.main, ["configs/quickstart.toml", "--env.id", "tests.toy:NoExpertEnv"], "offers no expert"),
     ],

@@ -293,6 +293,21 @@ def test_evaluate_scripted_policies_bracket_every_number(
     assert metrics["eval/success"] == rate if rate is not None else metrics["eval/success"] < 0.5
 
 
+@pytest.mark.parametrize("env", ["ALFWorld-v0", "WebShop-v0", "SearchQA-v0", "Math-v0", "ReasoningGym-v0"])
+def test_every_shipped_environment_has_a_chance_level_and_an_expert_above_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, env: str
+) -> None:
+    if env == "ReasoningGym-v0":
+        pytest.importorskip("reasoning_gym")
+    monkeypatch.chdir(tmp_path)
+    rates = []
+    for policy in ("random", "expert"):
+        settings = {"env.id": f"agentrl/{env}", "eval.tasks": 24, "rollout.env_workers": 0}
+        rates.append(evaluate.run(None, settings, policy=policy).total.value)
+    assert rates[0] < 0.3
+    assert rates[1] > rates[0] + 0.3
+
+
 def test_evaluate_of_a_run_and_of_its_model_folder_agree(config: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run(config, "--run-dir", folder) == 0
