@@ -273,6 +273,17 @@ def test_the_warm_start_is_made_once_and_found_again(
     assert made("--warmstart.noise", "0.3")[1] != first
 
 
+@pytest.mark.parametrize(("level", "batches"), [("quiet", 0), ("normal", 0), ("debug", 3)])
+def test_the_log_level_says_whether_every_batch_is_told(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str, batches: int
+) -> None:
+    words = ["--warmstart.episodes", "0", "--train.steps", "3", "--log-level", level]
+    assert run(config, "--run-dir", tmp_path / "run", *words) == 0
+    out = capsys.readouterr().out
+    assert sum(line.startswith("batch ") for line in out.splitlines()) == batches
+    assert (out == "") == (level == "quiet")
+
+
 def test_without_an_expert_the_warm_start_is_skipped_with_a_notice(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
