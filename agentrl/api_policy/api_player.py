@@ -19,7 +19,7 @@ from agentrl.errors import InfrastructureError, UserError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion
 from agentrl.rollout.in_words import EpisodeInWords
-from agentrl.rollout.scripted import Answer, PlayerWithoutEngine
+from agentrl.rollout.scripted import Answer, PlayerWithoutEngine, TurnRequest
 
 _NO_ROOM = ("context length", "context window", "context_length", "maximum context", "too long", "max_model_len")
 """How servers say that a prompt fills their context."""
@@ -73,15 +73,7 @@ class ApiPlayer(PlayerWithoutEngine):
         self._threads = ThreadPoolExecutor(config.max_concurrent, thread_name_prefix="api")
         self._first_with_tools = asyncio.Lock()
 
-    async def answer(
-        self,
-        ids: list[int],
-        info: dict[str, Any],
-        *,
-        key: tuple[int, ...],
-        session: str | None,
-        conversation: Callable[[], EpisodeInWords],
-    ) -> Answer:
+    async def answer(self, asked: TurnRequest) -> Answer:
         """One reply.
 
         Raises:
@@ -89,13 +81,13 @@ class ApiPlayer(PlayerWithoutEngine):
             UserError: the server refuses the request itself (key, model, a field it does not know).
             BudgetSpent: it might cost too much.
         """
-        asked = conversation()
-        seed = int(np.random.SeedSequence(key).generate_state(1)[0]) >> 1
-        if asked.tools and self.native_tools is None:
+        words = asked.conversation()
+        seed = int(np.random.SeedSequence(asked.key).generate_state(1)[0]) >> 1
+        if words.tools and self.native_tools is None:
             async with self._first_with_tools:
-                completion = await self._in_thread(self._ask, asked, seed)
+                completion = await self._in_thread(self._ask, words, seed)
         else:
-            completion = await self._in_thread(self._ask, asked, seed)
+            completion = await self._in_thread(self._ask, words, seed)
         return Answer(completion)
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from agentrl.config.schema import RolloutConfig
 from agentrl.rollout.chat import Chat, PastTurn, window_prompt
 from agentrl.rollout.in_words import EpisodeInWords
-from agentrl.rollout.scripted import Player
+from agentrl.rollout.scripted import Player, TurnRequest
 from agentrl.types import Row, Status, Task, Trajectory, Turn
 
 
@@ -84,13 +84,11 @@ class EpisodeInPlay:
         if len(row.ids) >= self.config.max_context_tokens:
             self._end_without_room(len(row.ids))
             return None
-        answer = await self.player.answer(
-            row.ids,
-            self.info,
-            key=(self.seed, self.task.position, self.member, len(self.turns)),
-            session=self.session if self.config.context != "window" else None,
-            conversation=self.conversation,
-        )
+        asked = TurnRequest(
+            row.ids, self.info, (self.seed, self.task.position, self.member, len(self.turns)),
+            session=self.session if self.config.context != "window" else None, conversation=self.conversation,
+        )  # fmt: skip
+        answer = await self.player.answer(asked)
         completion, start = answer.completion, len(row.ids)
         if completion.finish == "no_room":
             self._end_without_room(start)

@@ -1,13 +1,11 @@
 """Somebody at this terminal plays."""
 
-from collections.abc import Callable
 from typing import Any
 
 from agentrl.errors import RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion
-from agentrl.rollout.in_words import EpisodeInWords
-from agentrl.rollout.scripted import Answer, PlayerWithoutEngine
+from agentrl.rollout.scripted import Answer, PlayerWithoutEngine, TurnRequest
 from agentrl.types import Trajectory
 
 
@@ -21,21 +19,13 @@ class HumanPlayer(PlayerWithoutEngine):
     def __init__(self, chat: Chat) -> None:
         self.chat = chat
 
-    async def answer(
-        self,
-        ids: list[int],
-        info: dict[str, Any],
-        *,
-        key: tuple[int, ...],
-        session: str | None,
-        conversation: Callable[[], EpisodeInWords],
-    ) -> Answer:
+    async def answer(self, asked: TurnRequest) -> Answer:
         """The next line.
 
         Raises:
             RunError: the input ended (Ctrl-D).
         """
-        show(conversation().observation, info)
+        show(asked.conversation().observation, asked.info)
         try:
             said = self.chat.answer_ids(input("> "))
         except EOFError:

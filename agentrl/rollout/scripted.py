@@ -16,6 +16,22 @@ ScriptedPolicy = Callable[[dict[str, Any], np.random.Generator], tuple[str, bool
 
 
 @dataclass(frozen=True)
+class TurnRequest:
+    """What a player is asked."""
+
+    ids: list[int]
+    """The row so far."""
+    info: dict[str, Any]
+    """Of the last reset or step."""
+    key: tuple[int, ...]
+    """Integers that alone determine the random numbers of this turn."""
+    session: str | None
+    """Name of a growing row, until `release`."""
+    conversation: Callable[[], EpisodeInWords]
+    """The same in words, for players that take no ids."""
+
+
+@dataclass(frozen=True)
 class Answer:
     """One turn's tokens."""
 
@@ -32,24 +48,8 @@ class Player(Protocol):
         """Weight updates it has seen."""
         ...
 
-    async def answer(
-        self,
-        ids: list[int],
-        info: dict[str, Any],
-        *,
-        key: tuple[int, ...],
-        session: str | None,
-        conversation: Callable[[], EpisodeInWords],
-    ) -> Answer:
-        """The next turn of a row.
-
-        Args:
-            ids: the row so far.
-            info: of the last reset or step.
-            key: integers that alone determine the random numbers of this turn.
-            session: name of a growing row, until `release`.
-            conversation: the same in words, for players that take no ids.
-        """
+    async def answer(self, asked: TurnRequest) -> Answer:
+        """The next turn of a row."""
         ...
 
     def release(self, session: str) -> None:
@@ -82,17 +82,9 @@ class EnginePlayer:
         """The engine's."""
         return self.engine.version
 
-    async def answer(
-        self,
-        ids: list[int],
-        info: dict[str, Any],
-        *,
-        key: tuple[int, ...],
-        session: str | None,
-        conversation: Callable[[], EpisodeInWords],
-    ) -> Answer:
+    async def answer(self, asked: TurnRequest) -> Answer:
         """One sampled turn."""
-        return Answer(await self.engine.generate(ids, self.sampling, key=key, session=session))
+        return Answer(await self.engine.generate(asked.ids, self.sampling, key=asked.key, session=asked.session))
 
 
 class PlayerWithoutEngine:
@@ -123,17 +115,9 @@ class ScriptedPlayer(PlayerWithoutEngine):
     def __init__(self, policy: ScriptedPolicy, chat: Chat, *, stop: Sequence[str]) -> None:
         self.policy, self.chat, self.stop = policy, chat, tuple(stop)
 
-    async def answer(
-        self,
-        ids: list[int],
-        info: dict[str, Any],
-        *,
-        key: tuple[int, ...],
-        session: str | None,
-        conversation: Callable[[], EpisodeInWords],
-    ) -> Answer:
+    async def answer(self, asked: TurnRequest) -> Answer:
         """The policy's words."""
-        text, imitate = self.policy(info, np.random.default_rng(key))
+        text, imitate = self.policy(asked.info, np.random.default_rng(asked.key))
         said = self.chat.answer_ids(text, ends_turn=not text.endswith(self.stop))
         return Answer(Completion(said, [0.0] * len(said), "stop"), imitate)
 
