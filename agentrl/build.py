@@ -56,8 +56,9 @@ class Environments:
         """Where the tasks come from, as JSON; None where an environment does not say."""
         return {"train": _sources(self.train), "eval": _sources(self.held_out)}
 
-    def with_source(self, name: str) -> str:
-        """A name that says what is trained on, so that generated tasks are taken for no others."""
+    def run_name(self, source: Any, config: Config) -> str:
+        """A name after the config's file or the environment; with the data, so that generated is taken for no other."""
+        name = str(getattr(source, "stem", config.title))
         sources = [environment.pool.capabilities().source for environment in self.train.values()]
         kinds = sorted({source.kind for source in sources if source} - {*name.split("-")})
         return "-".join((name, *kinds))

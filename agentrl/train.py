@@ -101,8 +101,7 @@ def run(
     config = load_given(source, overrides, env=env, reward=reward)
     set_log_level(log_level, is_first=processes.is_first)
     places = build.make_environments(config, processes)
-    name = places.with_source(name or str(getattr(source, "stem", config.title)))
-    with run_folder(run_dir, resume, name, processes) as folder:
+    with run_folder(run_dir, resume, name or places.run_name(source, config), processes) as folder:
         checkpoint = newest_checkpoint(folder) if resume else None
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
         learner = build.make_learner(config, models, processes)
