@@ -31,12 +31,12 @@ def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launch(count: int, *words: str | Path) -> subprocess.Popen[str]:
+def launch(count: int, *words: str | Path, program: tuple[str, ...] = ("-m", "agentrl.train")) -> subprocess.Popen[str]:
     """`accelerate launch`; its --multi_gpu starts processes, which find that there is no GPU and use the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["-m", "agentrl.train", *(str(word) for word in words)]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command += [*program, *(str(word) for word in words)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
@@ -83,6 +83,21 @@ def test_2_launched_processes_train_what_one_does_and_any_number_goes_on(
     assert main_guard(lambda: train.main(["--resume", str(tmp_path / "two"), "--train.steps", "3"])) == 0
     finish(launch(3, "--resume", tmp_path / "two", "--train.steps", "4"))
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def test_a_callback_is_asked_once_a_batch_and_ends_the_run_of_all_processes(config: Path, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys, agentrl\n"
+        "def on_batch(record, groups):\n"
+        "    print('batch', record['step'], 'groups', len(groups), flush=True)\n"
+        "    return record['step'] < 2\n"
+        "run = agentrl.train(sys.argv[1], {'eval.tasks': 8}, run_dir=sys.argv[2], on_batch=on_batch)\n"
+    )
+    out = finish(launch(2, config, tmp_path / "run", program=(str(script),)))
+    groups = json.loads((tmp_path / "run" / "config.json").read_text())["train"]["groups_per_step"]
+    assert [line for line in out.splitlines() if " groups " in line] == [f"batch {n} groups {groups}" for n in (1, 2)]
+    assert [record["step"] for record in steps(tmp_path / "run")] == [1, 2]
 
 
 def test_a_process_that_dies_stops_the_run_within_a_minute_and_the_run_can_be_resumed(
