@@ -13,7 +13,6 @@ Further options are overrides of the experiments: --eval.tasks 32.
 
 import argparse
 import json
-import math
 import os
 import resource
 import statistics
@@ -25,12 +24,11 @@ from typing import Any
 
 import numpy as np
 
+from agentrl.analysis.speedup import paired_difference
 from agentrl.envs.alfworld.env import ALFWorldEnv
 
 # arm -> (rollout.ahead, threads of torch)
 ARMS = {"in turn, 1 thread": (0, 1), "in turn, 2 threads": (0, 2), "ahead, 1 + 1": (1, 1)}
-# 97.5 % quantiles of the t distribution, by degrees of freedom.
-T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 # A run in a process of its own, with a number of threads that a tiny model would not be given.
 _RUN = (
     "import sys, torch; from agentrl import build, train; "
@@ -88,16 +86,6 @@ def last_success(records: list[dict[str, Any]]) -> dict[str, float]:
     return found | ({"lag_ess": statistics.mean(lags[1:])} if len(lags) > 1 else {})
 
 
-def difference_interval(pairs: list[tuple[float, float]]) -> tuple[float, float, float]:
-    """Mean of b - a over pairs (a, b), and its 95 % interval; without bounds for a single pair."""
-    gaps = [b - a for a, b in pairs]
-    mean = statistics.mean(gaps)
-    if len(gaps) == 1:
-        return mean, -math.inf, math.inf
-    half = T_QUANTILES[len(gaps) - 1] * statistics.stdev(gaps) / math.sqrt(len(gaps))
-    return mean, mean - half, mean + half
-
-
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Means over seeds, one line an arm."""
     base = next(iter(found.values()))
@@ -107,11 +95,11 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     ]
     for arm, runs in found.items():
         mean = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
-        gap, low, high = difference_interval([(a["success"], b["success"]) for a, b in zip(base, runs, strict=True)])
+        gap = paired_difference([run["success"] for run in runs], [run["success"] for run in base])
         ratio = statistics.mean(b["batches"] for b in base) / mean["batches"]
         lines.append(
             f"| {arm} | {mean['wall']:.0f} | {mean['cpu']:.0f} | {mean['batches']:.1f} | {ratio:.2f}x faster | "
-            f"{mean['idle']:.0%} | {mean['success']:.3f} | {gap:+.3f} [{low:+.3f}, {high:+.3f}] |"
+            f"{mean['idle']:.0%} | {mean['success']:.3f} | {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] |"
         )
     loads = [run["load"] for runs in found.values() for run in runs]
     return "\n".join([*lines, "", f"Load of the machine meanwhile (5 minutes): {min(loads):.1f} to {max(loads):.1f}."])
