@@ -66,6 +66,12 @@ def remembers(body: dict[str, Any]) -> Reply:
     return said(re.findall(r"You see (\w+)", first)[0])
 
 
+@pytest.fixture(autouse=True)
+def folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evaluations that name no folder make one below the current one."""
+    monkeypatch.chdir(tmp_path)
+
+
 def play(server: ChatServer, *words: str, environment: list[str] = TOY) -> Any:
     """`evaluate --policy api` in this process; the exit code."""
     own = ["--policy", "api", "--endpoint", server.url, "--model", "small", *environment, *words]
