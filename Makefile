@@ -20,7 +20,7 @@ test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
-	$(BIN)/python -m pytest -m "slow or reference"
+	$(BIN)/python -m pytest -m "slow or reference" --numprocesses 2 --dist loadfile
 	.ci/audit $(BIN)
 	$(MAKE) test-vllm
 
