@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 LogLevel = Literal["quiet", "normal", "debug"]
 """`quiet`: notes and errors; `normal`: also what comes of it, and a line now and then; `debug`: a line for every batch,
@@ -58,11 +59,13 @@ class Display:
     usual_s = 15.0
 
     def __init__(self, *, every_s: float | None = None) -> None:
+        words, number = Column(ratio=1, no_wrap=True, overflow="ellipsis"), Column(no_wrap=True)
         columns = (
-            TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", markup=False, table_column=words), BarColumn(bar_width=16),
+            MofNCompleteColumn(table_column=number), TimeElapsedColumn(table_column=number),
+            TimeRemainingColumn(table_column=number),
         )  # fmt: skip
-        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._bars = Progress(*columns, console=console, transient=True, disable=not console.is_terminal, expand=True)
         self.every_s, self._last = self.usual_s if every_s is None else every_s, 0.0
 
     def __enter__(self) -> "Display":

@@ -30,4 +30,4 @@ def success_table(columns: dict[str, dict[str, Rate]], *, title: str, rewards: S
 
 def title_of(config: Config, record: Metrics) -> str:
     """What an evaluation played: id, split, and where the tasks come from."""
-    return " ".join([*([] if config.mixture else [config.env.id]), tasks_of(record)])
+    return " ".join(filter(None, ["" if config.mixture else config.env.id, tasks_of(record)]))
