@@ -31,6 +31,7 @@ EXAMPLES = ROOT / "tests" / "examples"
 TINY = {**SMALL, "train.steps": 1, "env.id": "tests.toy:ColourEnv", "rollout.env_workers": 0, "tracking.trackers": []}
 
 
+@pytest.mark.slow
 def test_import_agentrl_loads_nothing_heavy_and_offers_every_public_name() -> None:
     script = (
         "import sys, agentrl\n"

@@ -150,6 +150,7 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["plain", "sharded tied"])
 def test_2_processes_judge_and_learn_what_one_does(name: str) -> None:
     check(name, range(7), (2,))

@@ -126,6 +126,7 @@ def test_a_signal_while_the_learner_works_waits_for_the_batch(
     assert comparable(folder) == comparable(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["raise", "exit"])
 def test_an_environment_that_fails_once_costs_a_retry_and_nothing_else(tmp_path: Path, fault: str) -> None:
     options = f'{{ faults = {{ step = "{fault}" }}, flag = "{tmp_path / "failed"}" }}'

@@ -234,6 +234,7 @@ def test_every_loss_raises_good_tokens_and_lowers_bad_ones(kind: str) -> None:
     assert mean_logprob(-1) < before[1]
 
 
+@pytest.mark.slow
 def test_a_kl_to_the_reference_pulls_back_towards_it() -> None:
     def distance(kl: float) -> float:
         learner = make_learner(toy_config(gate={"kind": "none"}, loss={"kl_coef": kl}, learner={"lr": 1e-2}))

@@ -259,6 +259,7 @@ class Needs(Light):
 """
 
 
+@pytest.mark.slow
 def test_a_worker_process_loads_the_environment_alone_and_tells_what_is_wrong_with_it(tmp_path: Path) -> None:
     """The command runs in a process whose main module has torch loaded, as `python -m agentrl.train` has."""
     (tmp_path / "light.py").write_text(LIGHT)

@@ -226,6 +226,7 @@ def test_a_batch_without_one_whole_group_stops_the_run_with_the_cause() -> None:
         rollout.play(TASKS, group_size=2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "message"), [("hang", "did not answer a step within 1 s"), ("exit", "exit code 7")])
 def test_a_hung_or_dead_worker_is_replaced_and_the_episode_retried(tmp_path: Path, fault: str, message: str) -> None:
     rollout = toy_rollout(

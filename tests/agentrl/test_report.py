@@ -361,6 +361,7 @@ def set_filter(browser: Browser, name: str, value: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_browser_when_it_opens_the_report_then_episodes_are_played_out_and_nothing_overflows(
     run: Path, tmp_path: Path
 ) -> None:

@@ -255,6 +255,7 @@ def test_dry_run_prints_the_schedule_and_touches_nothing(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_warm_start_is_made_once_and_found_again(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

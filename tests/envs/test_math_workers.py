@@ -190,6 +190,7 @@ def test_pool_when_the_process_ends_in_whatever_way_then_its_workers_end_too(end
     assert not alive
 
 
+@pytest.mark.slow
 def test_verifier_when_a_bomb_is_checked_then_costs_little_and_counts_as_wrong():
     pytest.importorskip("math_verify")
     _check_bomb(BOMBS[0])
@@ -213,6 +214,7 @@ def _check_bomb(bomb: str) -> None:
     assert wall_s < (2.0 if share > 0.5 else 6.0)
 
 
+@pytest.mark.slow
 def test_verifier_when_called_from_threads_then_every_call_gets_its_own_verdict():
     pytest.importorskip("math_verify")
     golds = [rf"\sqrt{{{i}}}" for i in range(2, 42)]

@@ -27,6 +27,7 @@ def make(name: str, **options: object) -> ReasoningGymEnv:
     return ReasoningGymEnv(name=name, expert="default", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_env_when_answered_with_the_reference_then_scores_one():
     env = make("basic_arithmetic")
     question, info = env.reset(options={"task": 3})
