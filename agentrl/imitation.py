@@ -167,10 +167,12 @@ def _demonstrations(config: Config, chat: Chat, count: int) -> list[Trajectory]:
         num_tasks=num_tasks, num_eval_tasks=num_tasks, eval_count=config.eval.tasks,
     )  # fmt: skip
     tasks = TaskSampler(config.env.id, config.env.split, indices=indices, seed=_SEED).take(count)
+    has_expert = pool.capabilities().expert
     expert = noisy_expert(config.warmstart.noise, train_noise=config.warmstart.train_noise)
-    policy = expert if pool.capabilities().expert else fallback_policy
+    policy = expert if has_expert else fallback_policy
+    doing = "warm start: the expert plays" if has_expert else "the environment's words, for the tokenizer"
     rollout = Rollout(None, chat, {"": environment}, config.rollout, seed=_SEED, policy=policy)
-    with Display() as display, display.bar("warm start: the expert plays", total=count) as bar:
+    with Display() as display, display.bar(doing, total=count) as bar:
         groups = rollout.play(tasks, group_size=1, on_episode=lambda _: bar.advance()).groups
     pool.close()
     return [group.trajectories[0] for group in groups]
