@@ -162,7 +162,7 @@ class RolloutConfig(Section):
     """vllm: patience for one turn, and for a server that is away."""
     sync_tolerance: float = Field(0.1, gt=0)
     """vllm: mean gap between the engine's and the learner's log-probs of some tokens, in nats, above which the run
-    stops after a weight sync."""
+    stops after a weight sync. By default 50 roundings of the products: 0.025 for float32, 0.1 for bfloat16."""
     context: Literal["conversation", "window", "continuation"] = "conversation"
     """`conversation`: one growing chat; `window`: a fresh prompt each turn; `continuation`: the environment's text is
     appended raw inside one assistant turn, in place of the end of turn and other special tokens behind an answer."""

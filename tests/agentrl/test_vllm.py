@@ -1,6 +1,7 @@
 """vLLM in this process: weights that arrive, and whole runs (`test_engine.py` holds what every engine must do)."""
 
 import asyncio
+import copy
 import importlib.util
 import json
 import os
@@ -191,6 +192,28 @@ def test_a_tied_head_reaches_vllm_and_without_it_the_check_stops_the_run(tie: bo
     engine.load_weights(weights(module), version=1)
     assert gap(engine, module)["sync/gap_max"] < 1e-3
     engine.close()
+
+
+@pytest.mark.vllm
+def test_logits_leave_the_head_in_float32_and_are_closer_to_the_learners_than_those_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    module, _ = tiny_policy(hidden_size=64)
+    # Logits that share tens, which log-probs do not see and bfloat16 knows to 1/8 and worse.
+    module.lm_head.weight.data += 5 * torch.randn(module.config.hidden_size)
+    ids = torch.randint(5, 200, (100,)).tolist()
+    rounded = copy.deepcopy(module).bfloat16()
+    hidden = rounded.model(torch.tensor([ids]))[0][0, :-1].float()
+    logits = (hidden @ rounded.lm_head.weight.float().t()).detach()
+    assert float(logits.abs().mean()) > 16
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]
+    gaps = []
+    for override in ({}, {"hf_overrides": {"head_dtype": "model"}}):
+        engine = start_vllm(module, dtype="bfloat16", **override)
+        engine.load_weights(weights(module), version=0)
+        found = torch.tensor(asyncio.run(engine.score(ids)))
+        gaps.append(float((found - expected).abs().mean()))
+        engine.close()
+    assert gaps[0] < 0.5 * gaps[1], gaps
 
 
 @pytest.mark.vllm

@@ -42,6 +42,8 @@ _PARALLEL = (
 )  # fmt: skip
 _MAX_BATCHED_TOKENS = 8192
 """Tokens of one forward pass; vLLM's own default inside a process, 2,048, makes long prompts wait."""
+_FLOAT32_LOGITS = {"head_dtype": "float32"}
+"""The learner's logits are in float32 too; in bfloat16 those of 16 and more are 1/8 apart."""
 _CPU_SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner shares the cores
@@ -103,6 +105,7 @@ class VllmEngine:
             "max_num_seqs": max_concurrent,
             **_platform_arguments(max_context_tokens, is_alone=model is not None),
             **(options or {}),
+            "hf_overrides": {**_FLOAT32_LOGITS, **(options or {}).get("hf_overrides", {})},
         }
         self._can_sleep = bool(arguments.get("enable_sleep_mode"))
         self._engine = self._call(partial(_start, arguments))
