@@ -243,8 +243,10 @@ class LearnerConfig(Section):
     has it."""
     microbatch_tokens: int = Field(16384, ge=1)
     """Token budget of one forward pass, padding included."""
-    shard: bool = False
-    """With several processes: cut weights, gradients and moments over them (FSDP2)."""
+    shard: bool | Literal["offload"] = False
+    """With several processes: cut weights, gradients and moments over them (FSDP2). `offload`, also with one process:
+    besides, on the host lie the moments (a step fetches those of one tensor at a time), and of modules that are not cut
+    the reference policy until it scores, and the weights while a vLLM in this process plays."""
 
 
 class EvalConfig(Section):

@@ -219,6 +219,10 @@ class HoldsWeights(Protocol):
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...
 
+    def rest(self) -> None:
+        """Leave the device's memory to an engine until the weights are asked for again, where that is wanted."""
+        ...
+
 
 def bring_weights(
     engine: Engine, learner: HoldsWeights, rows: Sequence[Row], config: RolloutConfig
@@ -242,6 +246,8 @@ def bring_weights(
     if not engine.mismatches:
         return {}
     gaps = check_sync(engine, rows, learner.score, temperature=config.temperature, tolerance=config.sync_tolerance)
+    if engine.needs_shape_only and not config.endpoints:  # it plays where the learner computes
+        learner.rest()
     return {**gaps, "time/sync_s": time.perf_counter() - started}
 
 
