@@ -11,7 +11,7 @@ OPENENV := .venv-openenv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: train test test-all test-vllm evidence lint audit coverage docs clean
+.PHONY: train test test-all test-vllm next-vllm evidence lint audit coverage docs clean
 
 train: $(VENV)/base.done
 	$(BIN)/python -m agentrl.train configs/quickstart.toml
@@ -27,7 +27,15 @@ test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 # vLLM excludes the newest transformers, so it lives apart; VLLM=FOLDER keeps it outside the checkout, between runs.
 # Its imports warn about things that are not ours to mend.
 test-vllm: $(VLLM)/test.done
-	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_api_policy.py
+	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_api_policy.py tests/agentrl/test_vllm_contract.py
+
+# Python sources of the vLLM behind the one that is pinned (a wheel of 340 MB): tests/agentrl/test_vllm_contract.py
+# tells what of ours they would break.
+next-vllm: build/next-vllm/vllm
+
+build/next-vllm/vllm:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary :all: --dest build/next-vllm "vllm==0.33.0"
+	unzip -q build/next-vllm/vllm-*.whl 'vllm/*.py' -d build/next-vllm
 
 evidence: $(VENV)/dev.done
 	$(BIN)/python benchmarks/engine_speed.py

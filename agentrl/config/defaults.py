@@ -34,6 +34,8 @@ def dependent_defaults(tree: Mapping[str, Any]) -> Iterator[DependentDefault]:
         yield DependentDefault("loss.tis_cap", 0.0, 'rollout.engine = "local" computes as the learner does')
     else:
         yield DependentDefault("loss.tis_cap", 2.0, "rollout.engine computes by other code than the learner")
+    if _get(tree, "rollout", "engine", "local") != "local":
+        yield _sync_tolerance(str(_get(tree, "model", "dtype", "float32")))
     env = tree.get("mixture") or tree.get("env")
     members = env if isinstance(env, list) else [env]
     ids = [str(each.get("id", "agentrl/")) for each in members if isinstance(each, Mapping)]
@@ -65,6 +67,22 @@ def _of_tiny_model(*, begins_at_random: bool) -> Iterator[DependentDefault]:
     )
     for key, value, reason in settings:
         yield DependentDefault(key, value, f"{why}: {reason}")
+
+
+def _sync_tolerance(dtype: str) -> DependentDefault:
+    """50 u nats, with u the largest relative error of one rounding in the products of `model.dtype`.
+
+    Learner and engine multiply the same rounded weights and keep logits in float32, so they differ by what is rounded
+    on the way to the last hidden state: r roundings of relative size up to u, which add up, as a random walk does, to
+    u sqrt(r / 3) of it; a log-prob moves by that times the spread of the logits. For 36 blocks of two sums and two
+    products on each side r is about 300, and the spread is 2 to 4 nats: 20 to 40 u.
+    """
+    if dtype in ("mixed", "bfloat16"):
+        return DependentDefault(
+            "rollout.sync_tolerance", 0.1, f'model.dtype = "{dtype}": 50 x 2^-9, products in bfloat16'
+        )
+    why = f'model.dtype = "{dtype}": 50 x 2^-11, since a GPU may multiply float32 in TF32'
+    return DependentDefault("rollout.sync_tolerance", 0.025, why)
 
 
 def default_workers(env_id: str) -> int:

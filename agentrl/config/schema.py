@@ -162,7 +162,7 @@ class RolloutConfig(Section):
     """vllm: patience for one turn, and for a server that is away."""
     sync_tolerance: float = Field(0.1, gt=0)
     """vllm: mean gap between the engine's and the learner's log-probs of some tokens, in nats, above which the run
-    stops after a weight sync."""
+    stops after a weight sync. By default 50 roundings of the products: 0.025 for float32, 0.1 for bfloat16."""
     context: Literal["conversation", "window", "continuation"] = "conversation"
     """`conversation`: one growing chat; `window`: a fresh prompt each turn; `continuation`: the environment's text is
     appended raw inside one assistant turn, in place of the end of turn and other special tokens behind an answer."""
@@ -243,8 +243,10 @@ class LearnerConfig(Section):
     has it."""
     microbatch_tokens: int = Field(16384, ge=1)
     """Token budget of one forward pass, padding included."""
-    shard: bool = False
-    """With several processes: cut weights, gradients and moments over them (FSDP2)."""
+    shard: bool | Literal["offload"] = False
+    """With several processes: cut weights, gradients and moments over them (FSDP2). `offload`, also with one process:
+    besides, on the host lie the moments (a step fetches those of one tensor at a time), and of modules that are not cut
+    the reference policy until it scores, and the weights while a vLLM in this process plays."""
 
 
 class EvalConfig(Section):

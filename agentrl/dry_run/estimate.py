@@ -138,7 +138,7 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
     items = [
         Item("weights", weights, f"P s{split} = {shape.parameters:,} x {size}{split}"),
         Item("gradients", trained * size / shards, f"{symbol} s{split}"),
-        Item("optimizer", 2 * trained * size / shards, f"2 {symbol} s{split}, AdamW's moments"),
+        _moments(config, trained, head, size, shards, f"2 {symbol} s{split}"),
     ]
     if casts:
         items.append(Item("cast weights", shape.parameters * factor, "P c, for a micro-batch's time"))
@@ -148,7 +148,7 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
         product = factor if factor < _FP32 else 0  # which fp32 takes in at once
         how = f"{_FP32 + product} V D, the head's own, in fp32{', and one product' if product else ''}"
         items.append(Item("head gradient", head * (_FP32 + product), how))
-    if config.loss.kl_coef and not config.model.lora_rank:
+    if config.loss.kl_coef and not config.model.lora_rank and not whole_modules_wait(config, processes):
         items.append(Item("reference policy", shape.parameters * factor / shards, f"P c{split}, frozen, for the KL"))
     if config.model.gradient_checkpointing:
         between = size if casts else factor
@@ -163,6 +163,20 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
         Item("work space", work, "T (2 I + 3 D) c, one block's gradients, and the last norm"),
         Item("logits", logits, f"C V x {_FP32} B, C = {chunk:,}"),
     ]
+
+
+def _moments(config: Config, trained: int, head: int, size: int, shards: int, formula: str) -> Item:
+    """AdamW's, on the device: all, or where they wait on the host those of the largest tensor."""
+    whole = 2 * trained * size / shards
+    if config.learner.shard != "offload":
+        return Item("optimizer", whole, f"{formula}, AdamW's moments")
+    there = f"of one tensor at a time; {whole / 2**30:,.1f} GiB, {formula}, on the host"
+    return Item("optimizer", 2 * min(head, trained) * size / shards, f"2 V D s at most, AdamW's moments {there}")
+
+
+def whole_modules_wait(config: Config, processes: int) -> bool:
+    """Whether the reference waits on the host until it scores, and the weights while an engine here plays."""
+    return config.learner.shard == "offload" and processes == 1
 
 
 def cache_bytes(shape: Shape, size: int) -> int:

@@ -26,6 +26,7 @@ from agentrl.dry_run.estimate import (
     engine_memory,
     learner_memory,
     sync_memory,
+    whole_modules_wait,
 )
 from agentrl.environment.spec import convention_defaults
 from agentrl.model.head import default_chunk
@@ -186,9 +187,11 @@ def _phases(config: Config, shape: Shape, processes: int) -> list[tuple[str, lis
     learner, engine = _memory_items(config, shape, processes)
     if holds_own_weights(config.rollout):
         resident = [item for item in learner if item.name in ("weights", "optimizer", "reference policy")]
+        waits = whole_modules_wait(config, processes) and not config.rollout.endpoints
+        playing, how = ([], "the engine alone") if waits else (resident, "weights, optimizer, reference and engine")
         phases = [
             ("memory of an update", learner, "the engine sleeps, its weights on the host"),
-            ("memory of a rollout", [*resident, *engine], "weights, optimizer, reference and engine"),
+            ("memory of a rollout", [*playing, *engine], how),
         ]
         if not config.rollout.endpoints:
             how = "weights, optimizer, reference, engine's weights, one tensor in both types"

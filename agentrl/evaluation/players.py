@@ -14,7 +14,7 @@ from agentrl.evaluation.held_out import EVAL_SEED, eval_rollout_config
 from agentrl.model.load import compute_device, load_model, set_threads
 from agentrl.model.tiny import build_tokenizer
 from agentrl.rollout.chat import Chat, chat_for
-from agentrl.rollout.engines.factory import holds_own_weights, make_engine
+from agentrl.rollout.engines.factory import holds_own_weights, make_engine, reads_weights
 from agentrl.rollout.human import HumanPlayer
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.scripted import ScriptedPolicy, expert_policy, random_policy
@@ -60,10 +60,13 @@ def _model_rollout(config: Config, model: str) -> Iterator[Rollout]:
     set_threads(model)
     # An engine with weights of its own only looks at the module's shape.
     place = torch.device("cpu") if holds_own_weights(config.rollout) else compute_device()
-    module, tokenizer = load_model(ModelConfig(path=model, dtype=config.model.dtype), device=place)
+    policy = ModelConfig(path=model, dtype=config.model.dtype)
+    module, tokenizer = load_model(policy, device=place, weights=not reads_weights(config.rollout))
     limits = eval_rollout_config(config)
-    with closing(make_engine(limits, module, tokenizer)) as engine:
-        engine.load_weights(module.state_dict().items(), version=0)
+    is_read = module.device.type == "meta"  # by the engine itself
+    with closing(make_engine(limits, module, tokenizer, model=model if is_read else None)) as engine:
+        if not is_read:
+            engine.load_weights(module.state_dict().items(), version=0)
         with _environments(config, limits) as environments:
             yield Rollout(engine, chat_for(tokenizer, module, limits), environments, limits, seed=EVAL_SEED)
 

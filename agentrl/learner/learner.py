@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from agentrl.errors import CheckpointError, RunError
 from agentrl.learner.balance import balanced
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, empty_micro_batch, micro_batches, token_weights
 from agentrl.learner.gates import Gate, StepSignal, Verdict, make_gate
+from agentrl.learner.host_memory import lent_to, move_state, step_tensor_by_tensor
 from agentrl.learner.losses import TokenLoss
 from agentrl.learner.losses.token_loss import kl_estimate
 from agentrl.learner.monitors import RatioStatistics
@@ -75,6 +76,10 @@ class TorchLearner:
         self.monitor = WeightMonitor(module, every=config.tracking.divergence_every, start=initial, processes=processes)
         self.num_batches = 0
         self.num_updates = 0
+        self.offloads, self._is_resting = config.learner.shard == "offload", False
+        self._moves_modules = self.offloads and not self.policy.sharded
+        if self._moves_modules and reference is not None and reference is not module:
+            reference.to("cpu")
         self.optimizer = torch.optim.AdamW(
             self.policy.parameters,
             lr=config.learner.lr,
@@ -97,6 +102,7 @@ class TorchLearner:
             RunError: three non-finite gradients in a row.
         """
         started = time.perf_counter(), time.process_time()
+        self.wake()
         update = Update()
         parts, num_tokens = self.prepare(batch)
         for k in range(1, self.config.learner.max_reuse + 1 if num_tokens else 1):
@@ -126,6 +132,7 @@ class TorchLearner:
         The coefficient times the KL of the rollout policy to the reference, summed over sampled tokens, from the
         engine's log-probs. Source: InstructGPT (arXiv 2203.02155), equation 2, as in RLOO (arXiv 2402.14740).
         """
+        self.wake()
         owners = [(g, t) for g, group in enumerate(groups) for t, x in enumerate(group.trajectories) for _ in x.rows]
         rows = [row for group in groups for trajectory in group.trajectories for row in trajectory.rows]
         batch = [BatchRow(r.ids, r.trained, np.zeros(len(r.ids), np.float32), r.logprobs) for r in rows]
@@ -143,6 +150,7 @@ class TorchLearner:
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Named whole tensors for an engine that holds a replica: adapters merged, the head included where tied."""
+        self.wake()
         table = self.module.get_input_embeddings()
         embedding = next(f"{name}.weight" for name, part in self.module.named_modules() if part is table)
         for name, tensor in plain_weights(self.module):
@@ -153,6 +161,18 @@ class TorchLearner:
     def score(self, ids: list[int], temperature: float) -> list[float]:
         """Log-prob of every id but the first given those before it, [L - 1]."""
         return row_logprobs(self.module, ids, temperature)
+
+    def rest(self) -> None:
+        """Leave the device's memory to an engine until the weights are needed again, where `learner.shard` says so."""
+        if self._moves_modules:
+            self.module.to("cpu")
+            self._is_resting = True
+
+    def wake(self) -> None:
+        """Have the weights where they are computed with."""
+        if self._is_resting:
+            self.module.to(self.processes.device)
+            self._is_resting = False
 
     def measure(self) -> Metrics:
         """`weight_change/GROUP` where one is due after this batch."""
@@ -172,6 +192,7 @@ class TorchLearner:
 
         Whole tensors, on the first process only; all must ask together.
         """
+        self.wake()
         return {
             "weights": gather_weights(self.module, keep=self.processes.is_first),
             "adapter": adapter_tensors(self.module),
@@ -305,7 +326,10 @@ class TorchLearner:
         factor = verdict.scale * min(1.0, limit)
         if factor != 1.0:
             self.policy.scale_gradient(factor)
-        self.optimizer.step()
+        if self.offloads:
+            step_tensor_by_tensor(self.optimizer, self.policy.parameters)
+        else:
+            self.optimizer.step()
         self.num_updates += 1
 
     @torch.no_grad()
@@ -316,9 +340,14 @@ class TorchLearner:
         if self.reference is None:
             raise RunError("loss.kl_coef > 0 needs a reference policy, none was given")
         reference = Policy(self.reference, temperature=self.config.rollout.temperature)
-        with without_adapters(self.module) if self.reference is self.module else nullcontext(), reference.working():
+        with self._reference_at_hand(), reference.working():
             for part in parts:
                 part.reference_logprobs = reference.logprobs(part)
+
+    def _reference_at_hand(self) -> AbstractContextManager[None]:
+        if self.reference is self.module:
+            return without_adapters(self.module)
+        return lent_to(self.reference, self.processes.device) if self._moves_modules else nullcontext()
 
     @torch.no_grad()
     def _select(self, parts: list[MicroBatch]) -> list[torch.Tensor | None]:
@@ -351,6 +380,8 @@ class TorchLearner:
         for name, parameter in zip(self.policy.names, self.policy.parameters, strict=True):
             if name not in moments:  # it has had no gradient yet
                 self.optimizer.state.pop(parameter, None)
+            elif self.offloads:
+                move_state(self.optimizer.state[parameter], torch.device("cpu"))
 
 
 def learning_rate_factor(num_batches: int, *, warmup: int, total: int | None) -> float:

@@ -54,6 +54,10 @@ class Learner(Protocol):
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...
 
+    def rest(self) -> None:
+        """Leave the device's memory to an engine until the weights are asked for again, where that is wanted."""
+        ...
+
     def measure(self) -> Metrics:
         """Slow monitors of the weights, where one is due after this batch, else nothing."""
         ...

@@ -19,8 +19,9 @@ def compute_device() -> torch.device:
 
 
 def load_model(
-    config: ModelConfig, *, texts: Iterable[str] | None = None, seed: int = 0, device: torch.device | None = None
-) -> tuple[Any, Any]:
+    config: ModelConfig, *, texts: Iterable[str] | None = None, seed: int = 0, device: torch.device | None = None,
+    weights: bool = True,
+) -> tuple[Any, Any]:  # fmt: skip
     """(module, tokenizer) of a policy, in evaluation mode (no dropout).
 
     `module.compute_dtype` tells whoever runs it the type of its matrix products (`weights.computing`).
@@ -30,19 +31,22 @@ def load_model(
         texts: corpus for the tiny model's vocabulary; ignored for pretrained models.
         seed: initial weights of the tiny model.
         device: where it lies; None is `compute_device()`.
+        weights: whether they are needed; else the module is a shape on the device `meta`, wherever a folder or hub
+            name has weights that others can read as they are.
 
     Raises:
         UserError: the folder or name holds no causal LM.
     """
     module: Any
-    weights, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
-    dtype = getattr(torch, weights)
+    stored, products = ("float32", "bfloat16") if config.dtype == "mixed" else (config.dtype, config.dtype)
+    dtype = getattr(torch, stored)
     if config.path == "tiny":
         tokenizer = build_tokenizer(texts or (), entity_names=config.tiny.entity_names)
         module = build_tiny_model(config.tiny, tokenizer, seed=seed).to(dtype)
     else:
-        module, tokenizer = load_pretrained(config.path, dtype=dtype)
-    module.to(device or compute_device())
+        module, tokenizer = load_pretrained(config.path, dtype=dtype, weights=weights)
+    if module.device.type != "meta":
+        module.to(device or compute_device())
     module.compute_dtype = getattr(torch, products)
     if config.gradient_checkpointing:
         recompute_activations(module)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import constants, errors, try_to_load_from_cache
 from huggingface_hub.utils import HFValidationError, validate_repo_id
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import cached_file
 from transformers.utils import logging as transformers_logging
 
@@ -96,6 +96,13 @@ class Source:
         )
         return found
 
+    def place(self) -> dict[str, str | None]:
+        """Where a program of somebody else's finds it: `model`, a folder or hub name, and its `revision`."""
+        snapshot = self._snapshot()
+        if snapshot is not None and any(Path(snapshot).glob("*.safetensors")):
+            return {"model": snapshot, "revision": None}
+        return {"model": self.name, "revision": self.revision}
+
     def _snapshot(self) -> str | None:
         """The folder itself, or that of the cache which has at least the model's config."""
         if self.is_folder:
@@ -138,12 +145,13 @@ class Source:
         return f"cannot load a causal LM from {name!r}: {reason} Take a text model that transformers itself ships."
 
 
-def load_pretrained(path: str, *, dtype: torch.dtype) -> tuple[Any, Any]:
+def load_pretrained(path: str, *, dtype: torch.dtype, weights: bool = True) -> tuple[Any, Any]:
     """(module, tokenizer) of a folder or hub name, as transformers itself loads them; adapters are merged.
 
     Args:
         path: `model.path`.
         dtype: of the weights.
+        weights: whether they are read; else the module is a shape on the device `meta`. An adapter's always are.
 
     Raises:
         UserError: not to be had, no causal LM, or one that cannot be trained; in one line.
@@ -153,8 +161,10 @@ def load_pretrained(path: str, *, dtype: torch.dtype) -> tuple[Any, Any]:
     source = Source.of(path)
     adapter = source.find(_ADAPTER_FILE)
     base = source if adapter is None else _base_of(path, adapter)
-    _check_config(base.read(_auto(AutoConfig)), path)
-    module = base.read(_auto(AutoModelForCausalLM, dtype=dtype))
+    config = base.read(_auto(AutoConfig))
+    _check_config(config, path)
+    is_read = weights or adapter is not None
+    module = base.read(_auto(AutoModelForCausalLM, dtype=dtype)) if is_read else _shape(base, config, dtype)
     if adapter is not None:
         module = _merge_adapter(module, source, base)
     if adapter is not None and not any(source.find(file) for file in _TOKENIZER_FILES):
@@ -179,6 +189,15 @@ def read_config(path: str) -> Any:
 def _auto(kind: Any, **fixed: Any) -> Callable[..., Any]:
     """`kind.from_pretrained` that never runs code from the model's repository."""
     return lambda name, **options: kind.from_pretrained(name, trust_remote_code=False, **fixed, **options)
+
+
+def _shape(source: Source, config: Any, dtype: torch.dtype) -> Any:
+    """The module without weights; with what the model's folder says of how it generates."""
+    with torch.device("meta"):
+        module = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+    if source.find("generation_config.json"):
+        module.generation_config = source.read(_auto(GenerationConfig))
+    return module
 
 
 def _base_of(path: str, adapter: str) -> Source:

@@ -142,6 +142,16 @@ def sharded_like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
 
 
+def cut_like(part: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """A tensor that is cut as `model` is, from this process's part of it."""
+    if not isinstance(model, DTensor):
+        return part
+    return DTensor.from_local(
+        part.to(model.device), model.device_mesh, model.placements,
+        run_check=False, shape=model.shape, stride=model.stride(),
+    )  # fmt: skip
+
+
 def _buckets(tensors: Iterable[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
     """Neighbours of one type, up to a message's size."""
     bucket: list[torch.Tensor] = []

@@ -4,7 +4,7 @@ A LoRA policy keeps its frozen weight under `X.base_layer.weight` and trains the
 sharded one holds parts of every tensor on every process. Engines, checkpoints and monitors see plain tensors.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
 from agentrl.model.anatomy import backbone, head, head_form, is_tied
-from agentrl.model.processes import whole
+from agentrl.model.processes import local, whole
 
 _ADAPTER = "default"
 
@@ -129,18 +129,32 @@ def plain_weights(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
     All processes of a sharded policy must run through it together.
     """
+    yield from _merged(module, whole)
+
+
+@torch.no_grad()
+def plain_parts(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """`plain_weights`, but of every tensor of a sharded policy the rows that this process holds."""
+    yield from _merged(module, local)
+
+
+def plain_names(module: Any) -> dict[str, torch.nn.Parameter]:
+    """Name of every one of `plain_weights` -> the parameter that is cut as it is: without adapters, itself."""
+    named = module.named_parameters()
+    return {name.replace(".base_layer.", "."): parameter for name, parameter in named if "lora_" not in name}
+
+
+def _merged(module: Any, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Plain names and tensors, or parts of their rows. Rows of B are cut as those of the matrix it changes."""
     layers = dict(module.named_modules())
     for name, parameter in module.named_parameters():
         if "lora_" in name:
             continue
-        if ".base_layer." not in name:
-            yield name, whole(parameter.detach())
-            continue
-        layer = layers[name.rpartition(".base_layer.")[0]]
-        value = whole(parameter.detach())
-        if name.endswith(".weight"):
+        value = part(parameter.detach())
+        if ".base_layer." in name and name.endswith(".weight"):
+            layer = layers[name.rpartition(".base_layer.")[0]]
             factors = layer.lora_B[_ADAPTER].weight, layer.lora_A[_ADAPTER].weight
-            value = value + layer.scaling[_ADAPTER] * (whole(factors[0].detach()) @ whole(factors[1].detach()))
+            value = value + layer.scaling[_ADAPTER] * (part(factors[0].detach()) @ whole(factors[1].detach()))
         yield name.replace(".base_layer.", "."), value
 
 

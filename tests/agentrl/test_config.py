@@ -161,6 +161,9 @@ def test_a_default_that_depends_on_another_key_holds_where_nobody_sets_it() -> N
     assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (1e-6, 2.0, 2)
     config = load_config(None, ["--learner.lr", "0.5", "--loss.tis_cap", "0", "--rollout.engine", "vllm"])
     assert (config.learner.lr, config.loss.tis_cap, config.rollout.env_workers) == (0.5, 0.0, 0)
+    for dtype, tolerance in (("float32", 0.025), ("mixed", 0.1), ("bfloat16", 0.1)):
+        config = load_config({"model": {"dtype": dtype}}, ["--rollout.engine", "vllm"])
+        assert config.rollout.sync_tolerance == tolerance
     held = {default.key: default.value for default in dependent_defaults({"warmstart": {"episodes": 1}})}
     assert held == {"learner.lr": 1e-3, "loss.tis_cap": 0.0, "rollout.env_workers": 0}
 

@@ -69,6 +69,7 @@ SEQUENCES = {"kind": "gspo", "normalization": "sequence_mean"}
 CONFIGS: dict[str, tuple[Config, bool]] = {
     "tied, kl, mismatch": (toy_config(learner=TWO, gate={"energy": "tied"}, loss=KL), True),
     "sequences, bound": (toy_config(learner=TWO, loss=SEQUENCES, tracking={"head_bound": True}), False),
+    "offload": (toy_config(learner={**TWO, "shard": "offload"}, loss=KL), False),
     "m2po": (toy_config(learner=TWO, loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
 }
 

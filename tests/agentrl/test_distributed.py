@@ -146,6 +146,8 @@ SETTINGS: dict[str, tuple[Config, bool]] = {
     "sharded masks": (settings(learner=SHARD, loss={"sequence_mask": "mean", "sequence_limit": 6.0}), False),
     "sharded kl": (settings(learner=SHARD, loss={"kl_coef": 0.3}), True),
     "sharded lora": (settings(learner=SHARD, model={"lora_rank": 4}), False),
+    "offload": (settings(learner={**SHARD, "shard": "offload"}, loss={"kl_coef": 0.3}), True),
+    "offload lora": (settings(learner={**SHARD, "shard": "offload"}, model={"lora_rank": 4}), False),
     "sharded checkpointing": (settings(learner=SHARD, model={"gradient_checkpointing": True}), False),
 }
 
@@ -176,7 +178,7 @@ def check(name: str, batches: range, counts: tuple[int, ...]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["plain", "tied", "sharded", "sharded tied", "sharded lora"])
+@pytest.mark.parametrize("name", ["plain", "tied", "sharded", "sharded tied", "sharded lora", "offload lora"])
 def test_a_state_saved_by_2_processes_goes_on_with_1_and_4(name: str) -> None:
     config, tie = SETTINGS[name]
     half = range(STEPS // 2)

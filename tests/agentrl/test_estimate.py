@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
-from agentrl.config.read import build_config
+from agentrl.config.read import build_config, load_config
 from agentrl.dry_run.estimate import (
     CPU,
     BatchSplit,
@@ -29,7 +29,7 @@ from agentrl.dry_run.estimate import (
     sync_memory,
     trained_parameters,
 )
-from agentrl.dry_run.schedule import _KNOWN_SHAPES, format_hours, warnings_of
+from agentrl.dry_run.schedule import _KNOWN_SHAPES, _phases, format_hours, model_shape, warnings_of
 from agentrl.model.head import default_chunk
 from agentrl.model.weights import add_lora, computing
 from agentrl.rollout.engines.base import Sampling
@@ -138,6 +138,24 @@ def test_the_reference_is_counted_in_its_own_type_cut_as_the_policy_and_not_at_a
     assert reference() == 2 * shape.parameters
     assert reference(4) == 2 * shape.parameters / 4
     assert reference(lora_rank=4) == 0
+
+
+def test_offloaded_moments_leave_the_device_and_all_weights_of_4b_train_on_one_card_of_80_gb() -> None:
+    def phases(shard: Any, processes: int = 1) -> dict[str, float]:
+        config = load_config(ROOT / "configs/paper/alfworld_qwen3_4b.toml", {"learner.shard": shard})
+        shape = Shape.of(model_shape(config))
+        return {name: sum(item.value for item in items) for name, items, _ in _phases(config, shape, processes)}
+
+    shape = Shape.of(_KNOWN_SHAPES["Qwen/Qwen3-4B-Instruct-2507"])
+    plain, offloaded = phases(False), phases("offload")
+    largest = shape.vocabulary * shape.width * 4
+    reference = 2 * shape.parameters
+    moved = 8 * shape.parameters - 2 * largest + reference
+    assert plain["memory of an update"] - offloaded["memory of an update"] == pytest.approx(moved)
+    assert offloaded["memory of a rollout"] == pytest.approx(0.4 * 80 * 2**30, rel=0.01)
+    assert max(plain.values()) > 80 * 2**30 > 1.1 * max(offloaded.values())
+    cut, cut_offloaded = (phases(shard, 4)["memory of an update"] for shard in (True, "offload"))
+    assert cut - cut_offloaded == pytest.approx((8 * shape.parameters - 2 * largest) / 4)
 
 
 def test_shards_divide_what_they_hold_and_reuse_multiplies_the_time_of_updates() -> None:

@@ -42,6 +42,25 @@ def test_learner_on_a_gpu_learns_what_it_learns_on_the_cpu(tie: bool) -> None:
     torch.testing.assert_close(weights["cuda"], weights["cpu"], rtol=1e-3, atol=1e-4)
 
 
+def test_an_offloading_learner_leaves_the_gpu_to_others_and_learns_the_same() -> None:
+    config = toy_config(learner={"lr": 1e-3, "max_reuse": 3, "shard": "offload"}, gate={"kind": "none"})
+    plain = config.model_copy(update={"learner": config.learner.model_copy(update={"shard": False})})
+    weights = []
+    for settings in (plain, config):
+        module = tiny_policy(tie=True)[0].to(CUDA)
+        learner = TorchLearner(module, settings, pad_id=0, processes=Processes(device=CUDA))
+        for seed in range(2):
+            learner.update(make_batch(random_rows(6, seed=seed)))
+            learner.rest()
+        weights.append({name: tensor.cpu() for name, tensor in learner.weights()})
+    assert {p.device.type for p in learner.module.parameters()} == {"cuda"}
+    learner.rest()
+    assert {p.device.type for p in learner.module.parameters()} == {"cpu"}
+    kept = [value for state in learner.optimizer.state.values() for value in state.values()]
+    assert {value.device.type for value in kept} == {"cpu"}
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_embedded_engine_on_a_gpu_says_what_a_plain_forward_pass_says(dtype: torch.dtype) -> None:
     module, tokenizer = tiny_policy(dtype=dtype)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,3 +134,25 @@ def test_more_processes_than_tasks_is_one_clear_line(config: Path, tmp_path: Pat
     assert process.returncode != 0
     assert "2 processes need at least as many tasks each time" in out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_slurm_job_of_2_tasks_trains_what_one_process_does_and_a_job_of_one_goes_on(
+    config: Path, tmp_path: Path
+) -> None:
+    if shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
+        pytest.skip("no Slurm here (Debian: slurm-wlm)")
+    words = [str(config), *SMALL]
+    assert main_guard(lambda: train.main([*words, "--run-dir", str(tmp_path / "one")])) == 0
+
+    def submit(tasks: int, *words: str) -> None:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        log = tmp_path / f"{tasks}.log"
+        command = ["sbatch", "--wait", "--output", str(log), "--gpus-per-node", "0", "--cpus-per-task", "1"]
+        command += ["--ntasks-per-node", str(tasks), "docs/slurm.sh", *words]
+        env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+        assert subprocess.run(command, cwd=ROOT, env=env, check=False).returncode == 0, log.read_text()
+
+    folder = tmp_path / "two"
+    submit(2, *words, "--run-dir", str(folder), "--train.steps", "2")
+    submit(1, "--resume", str(folder), "--train.steps", str(len(steps(tmp_path / "one"))))
+    assert_same_run(folder, tmp_path / "one")

@@ -11,7 +11,8 @@ from huggingface_hub import constants
 from agentrl.config.schema import Config, ModelConfig
 from agentrl.dry_run.schedule import model_shape
 from agentrl.errors import UserError
-from agentrl.model.load import load_model
+from agentrl.model.load import load_model, stop_token_ids
+from agentrl.model.pretrained import Source
 from agentrl.runs.checkpoint import save_model
 from tests.agentrl.helpers import tiny_policy
 
@@ -56,6 +57,34 @@ def test_a_hub_name_in_the_cache_loads_offline_at_any_revision(cache: Path) -> N
     assert torch.equal(head("Org/tiny-model@v2"), second.lm_head.weight)
     assert torch.equal(head(f"Org/tiny-model@{COMMITS['v2']}"), second.lm_head.weight)
     assert model_shape(Config.model_validate({"model": {"path": "Org/tiny-model@v2"}})).hidden_size == 32
+
+
+@pytest.mark.parametrize("tie", [True, False])
+def test_a_shape_without_weights_says_what_the_whole_model_says(cache: Path, tmp_path: Path, tie: bool) -> None:
+    module, tokenizer = tiny_policy(tie=tie)
+    module.generation_config.eos_token_id = [3, 5]
+    put(cache, "Org/tiny-model", "main", module, tokenizer)
+    whole, _ = load_model(ModelConfig(path="Org/tiny-model", dtype="mixed"))
+    shape, again = load_model(ModelConfig(path="Org/tiny-model", dtype="mixed"), weights=False)
+    assert {parameter.device.type for parameter in shape.parameters()} == {"meta"}
+    assert shape.config.to_dict() == whole.config.to_dict()
+    assert {n: (p.shape, p.dtype) for n, p in shape.named_parameters()} == {
+        n: (p.shape, p.dtype) for n, p in whole.named_parameters()
+    }
+    assert shape.compute_dtype == whole.compute_dtype == torch.bfloat16
+    assert stop_token_ids(again, shape) == stop_token_ids(tokenizer, whole) == sorted({3, 5, tokenizer.eos_token_id})
+    assert not shape.training
+
+
+def test_others_find_a_model_where_it_lies(cache: Path, tmp_path: Path) -> None:
+    module, tokenizer = tiny_policy()
+    snapshot = put(cache, "Org/tiny-model", "v2", module, tokenizer)
+    save_model(tmp_path / "model", module, tokenizer)
+    assert Source.of(str(tmp_path / "model")).place() == {"model": str(tmp_path / "model"), "revision": None}
+    assert Source.of("Org/tiny-model@v2").place() == {"model": str(snapshot), "revision": None}
+    for weights in snapshot.glob("*.safetensors"):
+        weights.unlink()
+    assert Source.of("Org/tiny-model@v2").place() == {"model": "Org/tiny-model", "revision": "v2"}
 
 
 def test_a_cached_hub_name_asks_no_network_even_where_there_could_be_one(
@@ -127,6 +156,9 @@ def test_an_adapter_folder_is_loaded_on_its_base(cache: Path, tmp_path: Path, ba
     assert not any("lora" in name for name, _ in loaded.named_parameters())
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     assert again.chat_template == tokenizer.chat_template
+    # Nobody else can read what has to be merged first.
+    merged, _ = load_model(ModelConfig(path=str(tmp_path / "adapter")), weights=False)
+    torch.testing.assert_close(merged.model.layers[0].self_attn.q_proj.weight, expected)
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

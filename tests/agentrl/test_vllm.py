@@ -1,6 +1,7 @@
 """vLLM in this process: weights that arrive, and whole runs (`test_engine.py` holds what every engine must do)."""
 
 import asyncio
+import copy
 import importlib.util
 import json
 import os
@@ -12,12 +13,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
 
-from agentrl import train
+from agentrl import evaluate, train
 from agentrl.command.guard import main_guard
 from agentrl.common.extras import MissingExtraError
-from agentrl.config.read import build_config
+from agentrl.config.read import build_config, load_config
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
@@ -25,7 +27,7 @@ from agentrl.rollout.engines.base import Sampling
 from agentrl.rollout.engines.factory import make_engine
 from agentrl.rollout.engines.vllm import VllmEngine, request_parameters, scores_from_table
 from agentrl.rollout.engines.weight_sync import check_sync, opening_row
-from agentrl.runs.checkpoint import newest_checkpoint
+from agentrl.runs.checkpoint import newest_checkpoint, save_model
 from agentrl.runs.folder import read_metrics
 from agentrl.types import Row
 from tests.agentrl.engines import MODULE, TOKENIZER, start_vllm, weights
@@ -193,6 +195,28 @@ def test_a_tied_head_reaches_vllm_and_without_it_the_check_stops_the_run(tie: bo
 
 
 @pytest.mark.vllm
+def test_logits_leave_the_head_in_float32_and_are_closer_to_the_learners_than_those_of_bfloat16() -> None:
+    torch.manual_seed(0)
+    module, _ = tiny_policy(hidden_size=64)
+    # Logits that share tens, which log-probs do not see and bfloat16 knows to 1/8 and worse.
+    module.lm_head.weight.data += 5 * torch.randn(module.config.hidden_size)
+    ids = torch.randint(5, 200, (100,)).tolist()
+    rounded = copy.deepcopy(module).bfloat16()
+    hidden = rounded.model(torch.tensor([ids]))[0][0, :-1].float()
+    logits = (hidden @ rounded.lm_head.weight.float().t()).detach()
+    assert float(logits.abs().mean()) > 16
+    expected = logits.log_softmax(-1).gather(1, torch.tensor(ids)[1:, None])[:, 0]
+    gaps = []
+    for override in ({}, {"hf_overrides": {"head_dtype": "model"}}):
+        engine = start_vllm(module, dtype="bfloat16", **override)
+        engine.load_weights(weights(module), version=0)
+        found = torch.tensor(asyncio.run(engine.score(ids)))
+        gaps.append(float((found - expected).abs().mean()))
+        engine.close()
+    assert gaps[0] < 0.5 * gaps[1], gaps
+
+
+@pytest.mark.vllm
 def test_an_option_that_vllm_refuses_is_the_users_error() -> None:
     with pytest.raises(UserError, match="vLLM refuses this set-up"):
         start_vllm(no_such_option=1)
@@ -238,6 +262,30 @@ def test_in_mixed_precision_vllm_decodes_in_bfloat16_and_the_gap_stays_in_the_de
     assert 1e-5 < step["sync/gap"] < 0.1
     weights = AutoModelForCausalLM.from_pretrained(newest_checkpoint(tmp_path / "run"))
     assert weights.dtype == torch.float32
+
+
+@pytest.mark.vllm
+def test_an_evaluation_leaves_the_weights_to_vllm_and_plays_what_the_learners_own_module_plays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, tokenizer = tiny_policy(hidden_size=64, tie=True)
+    save_model(tmp_path / "model", module, tokenizer)
+    (tmp_path / "model" / "trainer").mkdir()  # as beside the weights of a checkpoint
+    save_file({"model.embed_tokens.weight/exp_avg": torch.ones(1)}, tmp_path / "model" / "trainer" / "o.safetensors")
+    settings = {
+        "env": {"id": "tests.toy:ColourEnv", "eval_split": "test"}, "eval": {"tasks": 8, "temperature": 0.0},
+        "model": {"path": str(tmp_path / "model")},
+        "rollout": {"max_turns": 2, "max_new_tokens": 4, "max_context_tokens": 128, "env_workers": 0},
+    }  # fmt: skip
+
+    def played(engine: str) -> list[list[int]]:
+        config = load_config(settings, {"rollout.engine": engine})
+        result = evaluate.run(tmp_path / "model", config=config, out=tmp_path / engine)
+        return [row.ids.tolist() for trajectory in result.trajectories for row in trajectory.rows]
+
+    expected = played("local")
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("a second copy"))
+    assert played("vllm") == expected
 
 
 @pytest.mark.vllm

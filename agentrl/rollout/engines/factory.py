@@ -29,6 +29,7 @@ def make_engine(
     host: Host | None = None,
     folder: str | None = None,
     shares_weights: bool = True,
+    model: str | None = None,
 ) -> Engine:
     """An engine for this process; all but the embedded one need `load_weights` before the first turn.
 
@@ -41,6 +42,8 @@ def make_engine(
         host: the processes of this machine, of which one writes weights for servers.
         folder: name of the folder for them, the same for these processes; None makes one.
         shares_weights: whether `module` is the learner's own, no replica.
+        model: folder or hub name from which an engine that `reads_weights` takes them, so that it needs no
+            `load_weights` either.
 
     Raises:
         UserError: fewer endpoints than processes, unknown options, vLLM refuses the set-up, or the embedded engine
@@ -66,7 +69,7 @@ def make_engine(
         module, tokenizer,
         max_concurrent=config.max_concurrent, max_context_tokens=config.max_context_tokens,
         dtype=str(_products(module)).removeprefix("torch."), patience_s=config.turn_timeout_s,
-        options=config.engine_options,
+        options=config.engine_options, model=model,
     )  # fmt: skip
 
 
@@ -80,6 +83,11 @@ def engine_type(config: RolloutConfig) -> Any:
 def holds_own_weights(config: RolloutConfig) -> bool:
     """Whether the engine needs no more than the module's shape."""
     return bool(getattr(engine_type(config), "needs_shape_only", False))
+
+
+def reads_weights(config: RolloutConfig) -> bool:
+    """Whether the engine itself reads a model's folder where nobody trains, so that no second copy is loaded."""
+    return engine_type(config) is VllmEngine
 
 
 def _local_engine(config: RolloutConfig, module: Any, tokenizer: Any, *, shares_weights: bool) -> LocalEngine:

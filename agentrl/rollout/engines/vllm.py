@@ -24,6 +24,7 @@ import torch
 
 from agentrl.common.extras import MissingExtraError
 from agentrl.errors import InfrastructureError, RunError, UserError
+from agentrl.model.pretrained import Source
 from agentrl.rollout.engines.base import Completion, Sampling
 
 _Result = TypeVar("_Result")
@@ -41,6 +42,8 @@ _PARALLEL = (
 )  # fmt: skip
 _MAX_BATCHED_TOKENS = 8192
 """Tokens of one forward pass; vLLM's own default inside a process, 2,048, makes long prompts wait."""
+_FLOAT32_LOGITS = {"head_dtype": "float32"}
+"""The learner's logits are in float32 too; in bfloat16 those of 16 and more are 1/8 apart."""
 _CPU_SETTINGS = {
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the learner shares the cores
@@ -50,7 +53,7 @@ _CPU_SETTINGS = {
 class VllmEngine:
     """Decodes with an embedded vLLM.
 
-    It starts with random weights: call `load_weights` before the first turn.
+    Without a `model` it starts with random weights: call `load_weights` before the first turn.
 
     Args:
         module: model whose shape is served.
@@ -60,6 +63,7 @@ class VllmEngine:
         dtype: type of the weights, `float32` or `bfloat16`.
         patience_s: longest turn.
         options: further keyword arguments of vLLM's `EngineArgs`, such as `gpu_memory_utilization`.
+        model: folder or hub name whose weights are served; nobody trains them, so the device is vLLM's alone.
 
     Raises:
         MissingExtraError: vLLM is not installed.
@@ -81,6 +85,7 @@ class VllmEngine:
         dtype: str = "float32",
         patience_s: float = 600.0,
         options: dict[str, Any] | None = None,
+        model: str | None = None,
     ) -> None:
         _refuse_parallel(options or {})
         self.version = 0
@@ -94,14 +99,15 @@ class VllmEngine:
         self._thread = threading.Thread(target=self._drive, name="vllm", daemon=True)
         self._thread.start()
         arguments = {
-            "model": str(shape_folder(module, tokenizer)),
-            "load_format": "dummy",
+            **_weights_arguments(module, tokenizer, model),
             "dtype": dtype,
             "max_model_len": max_context_tokens,
             "max_num_seqs": max_concurrent,
-            **_platform_arguments(max_context_tokens),
+            **_platform_arguments(max_context_tokens, is_alone=model is not None),
             **(options or {}),
+            "hf_overrides": {**_FLOAT32_LOGITS, **(options or {}).get("hf_overrides", {})},
         }
+        self._can_sleep = bool(arguments.get("enable_sleep_mode"))
         self._engine = self._call(partial(_start, arguments))
 
     async def generate(
@@ -142,7 +148,7 @@ class VllmEngine:
 
     def pause(self) -> None:
         """Move the weights to the host and free the keys and values until they are needed again (CUDA only)."""
-        if torch.cuda.is_available() and not self._asleep:
+        if self._can_sleep and not self._asleep:
             self._call(lambda: self._engine.sleep(level=1))
             self._asleep = True
 
@@ -345,13 +351,21 @@ def _refuse_parallel(options: dict[str, Any]) -> None:
             )
 
 
-def _platform_arguments(max_context_tokens: int) -> dict[str, Any]:
+def _weights_arguments(module: Any, tokenizer: Any, model: str | None) -> dict[str, Any]:
+    if model is None:
+        return {"model": str(shape_folder(module, tokenizer)), "load_format": "dummy"}
+    return {**Source.of(model).place()}
+
+
+def _platform_arguments(max_context_tokens: int, *, is_alone: bool) -> dict[str, Any]:
     if not torch.cuda.is_available():
         # Seeded rows whose prompt is read in pieces need random generators that CPUs do not have.
         return {"enforce_eager": True, "enable_chunked_prefill": False}
+    batched: dict[str, Any] = {"max_num_batched_tokens": max(_MAX_BATCHED_TOKENS, max_context_tokens)}
+    if is_alone:
+        return batched
     # The learner's weights, gradients and optimizer share the device.
-    batched = max(_MAX_BATCHED_TOKENS, max_context_tokens)
-    return {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4, "max_num_batched_tokens": batched}
+    return {"enable_sleep_mode": True, "gpu_memory_utilization": 0.4, **batched}
 
 
 def _start(arguments: dict[str, Any]) -> Any:

@@ -169,7 +169,7 @@ class VllmServersEngine:
             raise UserError(
                 f"rollout.endpoints: {server.url} takes no weights or no token ids. Start it with: "
                 "VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out --logprobs-mode processed_logprobs "
-                "--generation-config vllm"
+                '--generation-config vllm --hf-overrides \'{"head_dtype": "float32"}\''
             )
 
     async def _disconnect(self) -> None:

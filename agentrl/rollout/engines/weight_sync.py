@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -165,7 +166,7 @@ class NcclSync:
         )
 
     def source(self) -> Any:
-        """The tensors of the last offer, as vLLM 0.32 wants to be given them."""
+        """The tensors of the last offer, as vLLM wants to be given them: 0.32 calls `metadata`, 0.33 reads it."""
         from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 
         sync = self
@@ -173,12 +174,17 @@ class NcclSync:
         class OfferedTensors(WeightSource):
             """The tensors of the last offer."""
 
-            def metadata(self) -> list[Any]:
+            def _describe(self) -> list[Any]:
                 """Names, types and shapes, in the order of iteration."""
                 return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sync._tensors]
 
-            def __iter__(self) -> Any:
+            metadata: Any = cached_property(_describe) if hasattr(WeightSource, "iter_full") else _describe
+
+            def iter_full(self) -> Any:
+                """Every tensor, on the learner's GPU."""
                 return ((name, tensor.to(sync.device)) for name, tensor in sync._tensors)
+
+            __iter__ = iter_full
 
         return OfferedTensors()
 
@@ -213,6 +219,10 @@ class HoldsWeights(Protocol):
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...
 
+    def rest(self) -> None:
+        """Leave the device's memory to an engine until the weights are asked for again, where that is wanted."""
+        ...
+
 
 def bring_weights(
     engine: Engine, learner: HoldsWeights, rows: Sequence[Row], config: RolloutConfig
@@ -236,6 +246,8 @@ def bring_weights(
     if not engine.mismatches:
         return {}
     gaps = check_sync(engine, rows, learner.score, temperature=config.temperature, tolerance=config.sync_tolerance)
+    if engine.needs_shape_only and not config.endpoints:  # it plays where the learner computes
+        learner.rest()
     return {**gaps, "time/sync_s": time.perf_counter() - started}
 
 
