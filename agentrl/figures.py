@@ -11,7 +11,7 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import figures_parser
 from agentrl.errors import UserError
 from agentrl.report.plots import FIGURES, Line, Points, require_picture, save
-from agentrl.report.view import RunView, describe_differences, load_runs
+from agentrl.report.view import RunView, describe_differences, load_runs, same_settings
 from agentrl.runs.outputs import output_file
 from agentrl.types import Metrics
 
@@ -30,11 +30,7 @@ def collect_lines(runs: list[RunView]) -> list[Line]:
     Raises:
         UserError: runs of a setting were evaluated at different batches.
     """
-    settings: dict[str, list[RunView]] = {}
-    for run in runs:
-        train = {**run.config["train"], "seed": 0}
-        settings.setdefault(repr({**run.config, "train": train, "tracking": {}, "checkpoint": {}}), []).append(run)
-    groups = list(settings.values())
+    groups = same_settings(runs)
     labels = describe_differences([{**group[0].config, "train": {}, "eval": {}} for group in groups])
     return [_line(group, label or group[0].name) for group, label in zip(groups, labels, strict=True)]
 

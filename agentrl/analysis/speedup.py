@@ -27,8 +27,8 @@ class Speedup:
     """How many times cheaper an arm reaches the reference; None stands for "not reached"."""
 
     value: float | None
-    """Cost of the reference arm over cost of this arm, both at the reference level; None: not reached, or the
-    reference ends no higher than it starts, so that there is nothing to reach."""
+    """Cost of the reference arm over cost of this arm, both at the reference level; None: one of them does not reach
+    it, or the reference begins there, so that there is nothing to reach."""
     low: float | None
     """Lower end of the bootstrap interval; None: resamples that never reach the level lie below it."""
     high: float | None
@@ -75,6 +75,7 @@ def speedup(
     reference: tuple[Curves, Curves],
     arm: tuple[Curves, Curves],
     *,
+    target: float | None = None,
     level: float = 0.95,
     num_resamples: int = 2000,
     seed: int = 0,
@@ -87,6 +88,7 @@ def speedup(
     Args:
         reference: (costs, scores) of the single-use arm, [S][E] each.
         arm: (costs, scores) of the arm, the same seeds in the same order.
+        target: what is to be reached instead.
         level: of the interval.
         num_resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -95,22 +97,24 @@ def speedup(
     num_seeds = len(pairs[0][1])
     if len(pairs[1][1]) != num_seeds:
         raise ValueError(f"both arms need the same seeds, got {num_seeds} and {len(pairs[1][1])} runs.")
-    value = _ratio(pairs, np.arange(num_seeds))
+    value = _ratio(pairs, np.arange(num_seeds), target)
     random = np.random.default_rng(seed)
-    draws = [_ratio(pairs, random.integers(num_seeds, size=num_seeds)) for _ in range(num_resamples)]
+    draws = [_ratio(pairs, random.integers(num_seeds, size=num_seeds), target) for _ in range(num_resamples)]
     ratios = np.sort([draw or 0.0 for draw in draws])  # a resample that never arrives is infinitely slow
     low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     reached = float(np.mean([draw is not None for draw in draws]))
     return Speedup(value, float(low) or None, float(high) or None, reached)
 
 
-def _ratio(pairs: list[tuple[NDArray[np.float64], ...]], chosen: NDArray[np.int64]) -> float | None:
+def _ratio(
+    pairs: list[tuple[NDArray[np.float64], ...]], chosen: NDArray[np.int64], target: float | None
+) -> float | None:
     (reference_costs, reference_scores), (costs, scores) = ([x[chosen].mean(axis=0) for x in pair] for pair in pairs)
-    target = converged(reference_scores.tolist())
+    if target is None:
+        target = converged(reference_scores.tolist())
     base = cost_to_reach(reference_costs.tolist(), reference_scores.tolist(), target)
     own = cost_to_reach(costs.tolist(), scores.tolist(), target)
-    assert base is not None, "a curve always reaches the mean of its own end"
-    return None if own is None or base == 0 else base / max(own, 1e-12)
+    return None if own is None or not base else base / max(own, 1e-12)
 
 
 def step_time(batches: float, gradients: float, *, rollout_share: float = 0.8) -> float:
@@ -157,3 +161,19 @@ def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Di
     quantile = _T95[count - 2] if count - 2 < len(_T95) else 1.96
     half = quantile * float(difference.std(ddof=1)) / count**0.5
     return Difference(round(mean, 12), mean - half, mean + half, count)
+
+
+def format_speedup(value: Speedup) -> str:
+    """`2.10x [1.80, 2.45]`, or plainly that it was not reached."""
+    if value.value is None:
+        return "not reached" if not value.reached else f"not reached ({value.reached:.0%} of resamples do)"
+    low = f"{value.low:.2f}" if value.low else "not reached"
+    high = f"{value.high:.2f}" if value.high else "not reached"
+    return f"{value.value:.2f}x [{low}, {high}]"
+
+
+def format_difference(value: Difference) -> str:
+    """`+1.2 [-0.4, 2.8]` points."""
+    if not np.isfinite(value.low):
+        return f"{100 * value.mean:+.1f} (one seed)"
+    return f"{100 * value.mean:+.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

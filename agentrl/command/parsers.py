@@ -138,12 +138,19 @@ def report_parser() -> Parser:
         prog=program("report"),
         description="Write one HTML page about one or more runs: summary, curves, gate, success per category, episodes "
         "turn by turn. It needs no network, opens on a phone, and prints. Every stored episode is in it; where they "
-        "are many, their texts lie in a folder beside the page (report-episodes).",
+        "are many, their texts lie in a folder beside the page (report-episodes). Of several runs it compares first: "
+        "curves, what a level of success cost, verdicts of the gates, settings that differ, with intervals where runs "
+        "are seeds of one setting. What plays another environment or other held-out tasks is refused.",
     )
     parser.add_argument(
         "runs", nargs="+", type=user_path, metavar="RUN", help="run folders, or what evaluate --out wrote"
     )
     parser.add_argument("--out", type=user_path, help="file to write (default: report.html in the first run folder)")
+    parser.add_argument(
+        "--level", type=float, metavar="SHARE",
+        help="held-out success, 0 to 1, whose cost is compared (default: where the setting of the first run ends: the "
+        "mean of its last five evaluations)",
+    )  # fmt: skip
     return parser
 
 

@@ -8,6 +8,8 @@ from typing import Any
 from agentrl.errors import UserError
 
 KINDS = ("generated", "official", "files")
+PLACES = ("data", "data_dir", "retriever", "timeout_s", "patience_s", "tokenizer", "expert")
+"""Options of environments that say where data lie or how long to wait, not what is played."""
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agentrl.common.data_source import PLACES
 from agentrl.comparison.paired import PairedDifference, paired_difference
 from agentrl.errors import UserError
 from agentrl.evaluation.document import ResultDocument, TaskOutcomes, read_document
-
-_PLACES = ("data", "data_dir", "retriever", "timeout_s", "patience_s", "tokenizer", "expert")
-"""Options of environments that say where data lie or how long to wait, not what is played."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def reasons_against(first: ResultDocument, second: ResultDocument) -> tuple[list
     for key in ("id", "split"):
         reasons += _differing(f"environment.{key}", first.environment[key], second.environment[key])
     options = [
-        {key: value for key, value in document.environment["options"].items() if key not in _PLACES}
+        {key: value for key, value in document.environment["options"].items() if key not in PLACES}
         for document in (first, second)
     ]
     reasons += _differing("environment.options", *options)

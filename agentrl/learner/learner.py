@@ -107,8 +107,8 @@ class TorchLearner:
         parts, num_tokens = self.prepare(batch)
         for k in range(1, self.config.learner.max_reuse + 1 if num_tokens else 1):
             metrics, signal = self.backward(parts, k)
-            if k == 1 and self.config.rollout.ahead:
-                metrics |= self._lag(parts)
+            if k == 1:
+                metrics |= self._gap(parts)
             # Every process judges the first one's numbers, so all gates stay alike to the last bit.
             verdict = self.gate.judge(self.processes.from_first(signal))
             if verdict.apply:
@@ -278,15 +278,20 @@ class TorchLearner:
         metrics |= {f"grad_norm_{name}": norm for name, norm in norms.items()}
         return metrics, self._signal(k, metrics)
 
-    def _lag(self, parts: list[MicroBatch]) -> Metrics:
-        """How far the policy that played the batch is from the one that begins to learn from it."""
+    def _gap(self, parts: list[MicroBatch]) -> Metrics:
+        """How far the policy that played the batch is from the one that begins to learn from it.
+
+        Batches that are played ahead lag by design; else `engine_kl`, KL(engine || learner) at equal weights, shows
+        what other code in the engine makes of them.
+        """
         statistics = RatioStatistics()
         for part in parts:
             statistics += RatioStatistics.of(
                 _known(part.old_logprobs), part.rollout_logprobs, part.advantages, part.row_index,
                 clip_range=self.config.loss.clip_range,
             )  # fmt: skip
-        return statistics.reduce(self.processes).lag_metrics()
+        statistics = statistics.reduce(self.processes)
+        return statistics.lag_metrics() if self.config.rollout.ahead else {"engine_kl": statistics.metrics()["kl"]}
 
     def _backward_of_part(self, objective: torch.Tensor, logprobs: torch.Tensor, part: MicroBatch) -> torch.Tensor:
         """Backward; the largest factor of Theorem 2 among the part's tokens where it is tracked, [1], else 0."""

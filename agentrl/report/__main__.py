@@ -10,7 +10,9 @@ from pathlib import Path
 
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import report_parser
+from agentrl.console import console, say
 from agentrl.errors import UserError
+from agentrl.report.arm_sections import terminal_table
 from agentrl.report.page import render_page
 from agentrl.report.view import load_runs
 from agentrl.runs.outputs import output_file
@@ -22,11 +24,13 @@ def main(argv: list[str] | None = None) -> int:
     out = options.out or options.runs[0] / "report.html"
     if options.out and not out.parent.is_dir():
         raise UserError(f"--out: there is no folder {out.parent}.")
+    if options.level is not None and not 0 < options.level <= 1:
+        raise UserError(f"--level is a share of the held-out tasks, above 0 and at most 1, got {options.level:g}.")
     runs = load_runs(options.runs)
     is_special = out.exists() and not out.is_file()  # /dev/stdout has nothing beside it
     folder = out.with_name(f"{out.stem}-episodes")
     with output_file(out, "--out") as write:
-        page = render_page(runs, beside=None if is_special else folder.name)
+        page = render_page(runs, beside=None if is_special else folder.name, level=options.level)
         if not is_special:
             _write_beside(folder, page.beside)
         write(page.html)
@@ -34,6 +38,10 @@ def main(argv: list[str] | None = None) -> int:
     if page.beside:
         mebibytes = sum(map(len, page.beside.values())) / 2**20
         size += f"; the episodes are beside it in {folder}, {mebibytes:,.0f} MiB: keep both together"
+    if page.comparison:
+        for table in page.comparison.tables[:2]:
+            console.print(terminal_table(table))
+        say(page.comparison.tables[0].note)
     print(f"{out} ({size})")
     return 0
 

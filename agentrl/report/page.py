@@ -16,6 +16,7 @@ from markupsafe import Markup
 from agentrl.common.data_source import tasks_of
 from agentrl.report import charts, sections
 from agentrl.report.archive import pack
+from agentrl.report.arm_sections import RunComparison, compare_runs
 from agentrl.report.view import RunView, success_interval
 
 _FOLDER = Path(__file__).parent
@@ -33,15 +34,22 @@ class Page:
     html: str
     beside: dict[str, str] = field(default_factory=dict)
     """Path below the folder beside the page -> text; empty where everything is in the page."""
+    comparison: RunComparison | None = None
+    """What it says about several runs together."""
 
 
-def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
+def render_page(runs: list[RunView], *, beside: str | None = None, level: float | None = None) -> Page:
     """A page about one run, or about several with a comparison in front.
 
     Args:
         runs: what it is about.
         beside: folder for episodes, as seen from the page; None: all episodes are in the page, however many.
+        level: of held-out success for which a comparison tells costs (`compare_runs`).
+
+    Raises:
+        UserError: the runs cannot be compared.
     """
+    comparison = compare_runs(runs, level) if len(runs) > 1 else None
     indexes, pieces = [], []
     for run in runs:
         read = [run.archive.read(path) for path in run.archive.files()]
@@ -54,14 +62,17 @@ def render_page(runs: list[RunView], *, beside: str | None = None) -> Page:
         inside = {} if outside else pieces[i]
         episodes = render("episodes.html", number=i, index=index, pieces=inside)
         contents.append(render("run.html", run=run, episodes=episodes, longest=None))
-    if len(runs) == 1:
+    if comparison is None:
         title = " ".join(filter(None, (runs[0].environments, runs[0].played))) + f": {runs[0].name}"
         body = contents[0]
     else:
-        title, body = f"{len(runs)} runs compared", render("runs.html", runs=runs, contents=contents)
+        title, body = (
+            f"{len(runs)} runs compared",
+            render("runs.html", runs=runs, contents=contents, comparison=comparison),
+        )
     html = assemble(title, body, beside=outside)
     keys = {f"{i}/{name}": text for i, own in enumerate(pieces) for name, text in own.items()} if outside else {}
-    return Page(html, {f"{key}.js": piece_script(key, text) for key, text in keys.items()})
+    return Page(html, {f"{key}.js": piece_script(key, text) for key, text in keys.items()}, comparison)
 
 
 def piece_script(key: str, text: str) -> str:
@@ -112,7 +123,7 @@ _ENVIRONMENT.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
 _ENVIRONMENT.globals |= {"success_interval": success_interval, "tasks_of": tasks_of} | {
     function.__name__: function
     for function in (
-        sections.accuracy, sections.categories, sections.comparison_charts, sections.comparison_rows, sections.count,
+        sections.accuracy, sections.categories, sections.count,
         sections.decisions, sections.describe_policy, sections.diagnosis, sections.gate_timeline, sections.run_charts,
         sections.settings, sections.tiles,
     )

@@ -45,6 +45,11 @@ def diagnosis(run: RunView) -> list[tuple[int, str]]:
     return [(batch["step"], cause["text"]) for batch in run.batches for cause in batch.get("diagnosis", ())]
 
 
+def found_causes(run: RunView) -> list[tuple[int, str]]:
+    """(batch, code) of what the diagnosis found while the run went on."""
+    return [(batch["step"], cause["code"]) for batch in run.batches for cause in batch.get("diagnosis", ())]
+
+
 def _result_tiles(run: RunView) -> Iterator[Tile]:
     if not run.evals:
         return
@@ -87,6 +92,7 @@ def run_charts(run: RunView) -> Iterator[Chart]:
     """The charts of one run, most telling first."""
     onset = degradation_onset([record["eval/success"] for record in run.evals])
     marks = [] if onset is None else [(float(run.evals[onset]["step"]), "breaks down")]
+    marks += [(float(step), code.replace("_", " ")) for step, code in found_causes(run)]
     yield _held_out_chart(run, "Success", "success", format_="percent", marks=marks)
     yield _held_out_chart(run, "Mean reward", "reward", format_="number", marks=marks)
     energies = [Series(f"k = {k}", *_of_updates(run, "head_energy", k), color=i) for i, k in enumerate((1, 2, 4, 8))]
@@ -101,7 +107,15 @@ def run_charts(run: RunView) -> Iterator[Chart]:
     yield Chart("Turns per episode", [_batch_series(run, "turns", "rollout/turns", 5)])
     invalid = _batch_series(run, "invalid actions", "rollout/invalid_actions", 3)
     cut = _batch_series(run, "turns cut at the token limit", "rollout/cut_turns", 6)
-    yield Chart("What goes wrong", [invalid, cut], format="percent")
+    failed = _batch_series(run, "episodes that failed", "rollout/failed_share", 1)
+    limited = _batch_series(run, "episodes that a limit ended", "health/truncated", 7)
+    yield Chart("What goes wrong", [invalid, cut, limited, failed], format="percent")
+    repeated = _batch_series(
+        run, "share of answers that another one of the group repeats", "health/repeated_answers", 4
+    )
+    yield Chart("Repeated answers", [repeated], format="percent")
+    told = _batch_series(run, "nats a word", "health/task_information", 5)
+    yield Chart("What answers tell about their task", [told], note="Mutual information; 0: one template for all tasks.")
     mixed = [batch["batch/mixed_groups"] / max(1, batch["batch/groups"]) for batch in run.batches]
     teaching = Series("share of groups", [batch["step"] for batch in run.batches], mixed, color=7)
     yield Chart("Groups that teach (rewards differ)", [teaching], format="percent")
@@ -145,7 +159,7 @@ def _held_out_chart(run: RunView, title: str, key: str, *, format_: str, marks: 
     steps = [batch["step"] for batch in run.batches]
     training = [batch[f"rollout/{key}"] for batch in run.batches]
     points = Series("training batch", steps, training, color=1, style="points")
-    smooth = Series("training, mean of 5", steps, _smooth(training), color=1)
+    smooth = Series("training, mean of 5", steps, smoothed(training), color=1)
     return Chart(title, [points, smooth, held_out], format=format_, marks=marks)
 
 
@@ -194,34 +208,6 @@ def accuracy(run: RunView) -> tuple[list[str], list[list[str]]]:
     return ["benchmark", "problems", *names], rows
 
 
-def comparison_charts(runs: list[RunView]) -> list[Chart]:
-    """Runs against what they cost."""
-    rollouts: list[Series] = []
-    times: list[Series] = []
-    for i, run in enumerate(run for run in runs if run.is_run):
-        success = [record["eval/success"] for record in run.evals]
-        for series, cost in ((rollouts, run.episodes_at), (times, run.seconds_at)):
-            x = [cost(record["step"]) for record in run.evals]
-            series.append(Series(run.label, x, success, color=i % 8, style="dots"))
-    return [
-        Chart("Held-out success against rollouts", rollouts, "training episodes", "percent"),
-        Chart("Held-out success against time", times, "CPU seconds of rollouts and updates", "percent"),
-    ]
-
-
-def comparison_rows(runs: list[RunView]) -> list[list[str]]:
-    """One row each: label, success at the start and the end, mean reward, costs."""
-    rows = []
-    for run in runs:
-        rates = [percent(record["eval/success"]) for record in run.evals] or ["-"]
-        reward = run.evals[-1].get("eval/reward") if run.evals else None
-        cost = run.batches[-1] if run.batches else {}
-        costs = [f"{cost.get(f'cost/{name}', 0):,}" for name in ("episodes", "optimizer_steps", "discarded_steps")]
-        time = duration(run.seconds_at(cost.get("step", 0)))
-        rows.append([run.label, rates[0], rates[-1], "-" if reward is None else f"{reward:.3g}", *costs, time])
-    return rows
-
-
 def settings(run: RunView) -> dict[str, Any]:
     """Everything that is needed to repeat the run."""
     versions = {key: value for key, value in run.versions.items() if key not in ("command", "seed")}
@@ -263,7 +249,8 @@ def _unzip(pairs: Iterable[tuple[float, float]]) -> tuple[list[float], list[floa
     return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _smooth(values: list[float], width: int = 5) -> list[float]:
+def smoothed(values: list[float], width: int = 5) -> list[float]:
+    """Each with the mean of the last few."""
     windows = [values[max(0, i - width + 1) : i + 1] for i in range(len(values))]
     return [sum(window) / len(window) for window in windows]
 

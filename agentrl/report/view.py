@@ -78,9 +78,9 @@ class RunView:
         done = [batch["cost/episodes"] for batch in self.batches if batch["step"] <= step]
         return int(done[-1]) if done else 0
 
-    def seconds_at(self, step: int) -> float:
-        """CPU seconds of rollouts and updates by the end of a rollout batch."""
-        return sum(b["time/rollout_cpu_s"] + b["time/update_cpu_s"] for b in self.batches if b["step"] <= step)
+    def seconds_at(self, step: int, *, clock: str = "cpu_s") -> float:
+        """Seconds of rollouts and updates by the end of a rollout batch: `cpu_s` of the processor, `s` on the clock."""
+        return sum(b[f"time/rollout_{clock}"] + b[f"time/update_{clock}"] for b in self.batches if b["step"] <= step)
 
 
 def load_runs(folders: Sequence[Path]) -> list[RunView]:
@@ -116,6 +116,20 @@ def _load_evaluation(folder: Path) -> RunView:
     except (ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} cannot be read as the result of an evaluation: {error!r}.") from None
     return RunView(folder, config, about, [{**result, "step": 0, "kind": "eval", "final": True}])
+
+
+def same_settings(runs: Sequence[RunView]) -> list[list[RunView]]:
+    """Runs that differ in nothing but `train.seed` and in what they write belong together, by their seeds."""
+    found: dict[str, list[RunView]] = {}
+    for run in runs:
+        found.setdefault(json.dumps(without_seed(run.config)), []).append(run)
+    return [sorted(group, key=lambda run: run.config["train"]["seed"]) for group in found.values()]
+
+
+def without_seed(config: dict[str, Any]) -> dict[str, Any]:
+    """The setting that a run is a seed of."""
+    warmstart = {**config.get("warmstart", {}), "cache_dir": None}
+    return {**config, "train": {**config["train"], "seed": 0}, "warmstart": warmstart, "tracking": {}, "checkpoint": {}}
 
 
 def describe_differences(configs: Sequence[dict[str, Any]]) -> list[str]:

@@ -1,21 +1,17 @@
 """Why a run learns nothing, by its third rollout batch: pure, from its records and its config, each with a remedy.
 
-What holds in three batches in a row is a finding; a learning rate that fits another size of model is one at once. Tools
-that a chat template does not show are refused before the first batch (`rollout.chat`).
+What holds in three batches in a row is a finding; so is what goes wrong later (`health_checks`), and at once a learning
+rate that fits another size of model. Tools that a chat template does not show are refused before the first batch
+(`rollout.chat`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 from agentrl.config.schema import Config
+from agentrl.runs.evidence import Cause, Evidence, Seen
+from agentrl.runs.health_checks import HEALTH_CHECKS, REMEMBERED
 from agentrl.types import Metrics
 
-BATCHES = 3
-"""A batch may be unlucky, and two; a cause that lies in settings or environment is there in each. By the third there is
-still most of a run to save."""
-EPISODES = 100
-"""Fewer are no evidence: what succeeds once in 30 times is missed by 100 episodes in 3 of 100 cases. With small batches
-more than three are looked at."""
 CUT_TURNS = 0.9
 """Share of turns without an end of their own. Models that reason are cut in a third of their turns while they learn to
 be brief; where nine of ten are cut the limit, not the model, ends them."""
@@ -24,8 +20,6 @@ UNASKED = 0.05
 one should be paid for and never played."""
 INVALID_ACTIONS = 0.99
 """Share of invalid actions that counts as every one: among thousands of random answers some are valid by chance."""
-SOLVED = 0.9
-"""Success from which equal groups are an end and no trouble, once there was something to learn."""
 MASKED_TOKENS = 0.99
 """Share of a first update's tokens that masks leave out. Policy and engine agree there: healthy runs are near 0."""
 SMALL_MODEL = 20_000_000
@@ -41,23 +35,6 @@ FAST_FOR_LARGE = 1e-4
 million parameters learns in the shipped runs."""
 FAST_WITH_ADAPTERS = 1e-3
 """The best rate of adapters is about ten times that of full fine-tuning (LoRA Without Regret, Schulman et al. 2025)."""
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One cause why a run does not learn, as it should be told."""
-
-    code: str
-    """One word for records: `cut_turns`."""
-    step: int
-    """Rollout batch by which it was found; 0: from the settings."""
-    sentence: str
-    """What was seen, with numbers."""
-    remedy: str
-    """What to set or change."""
-
-    def __str__(self) -> str:
-        return f"{self.sentence} {self.remedy}"
 
 
 def findings(records: Sequence[Metrics], config: Config, *, num_parameters: int | None = None) -> list[Cause]:
@@ -90,74 +67,16 @@ class Diagnosis:
         self.config = config
         self.causes = list(_of_settings(config, num_parameters))
         """What was found so far, each cause once."""
-        self._batches: list[Metrics] = []
-        self._learned = False
+        self._evidence = Evidence(config, remembered=REMEMBERED)
 
     def take(self, record: Metrics) -> None:
         """Look at the record of the next rollout batch."""
-        self._batches.append(record)
-        self._learned = self._learned or bool(record["batch/mixed_groups"])
-        seen = _Seen.last(self._batches, self.config, self._learned)
+        seen = self._evidence.take(record)
         if seen is None:
             return
-        for cause in (found for check in _CHECKS for found in check(seen)):
+        for cause in (found for check in (*_CHECKS, *HEALTH_CHECKS) for found in check(seen)):
             if all(cause.code != known.code for known in self.causes):
                 self.causes.append(cause)
-        self._batches = self._batches[-len(seen.batches) - 1 :]  # with the one before them
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """The last batches, and what stood in the record before them."""
-
-    batches: Sequence[Metrics]
-    before: Metrics
-    config: Config
-    learned: bool
-    """Whether there ever was a group with a better and a worse member."""
-
-    @classmethod
-    def last(cls, batches: Sequence[Metrics], config: Config, learned: bool) -> "_Seen | None":
-        """As few of the last batches as are evidence; None where there are not enough."""
-        end = batches[-1]["cost/episodes"]
-        for begin in range(len(batches) - BATCHES, -1, -1):
-            before = batches[begin - 1] if begin else {}
-            if end - before.get("cost/episodes", 0) >= EPISODES:
-                return cls(batches[begin:], before, config, learned)
-        return None
-
-    def least(self, key: str) -> float:
-        """The smallest value of a number over the batches; 0 where one lacks it."""
-        return float(min(record.get(key, 0.0) for record in self.batches))
-
-    def spent(self, key: str) -> float:
-        """How much a running total grew over the batches."""
-        return float(self.batches[-1][key] - self.before.get(key, 0))
-
-    @property
-    def episodes(self) -> int:
-        return int(self.spent("cost/episodes"))
-
-    @property
-    def is_equal(self) -> bool:
-        """Whether no group had a better and a worse member."""
-        return not any(record["batch/mixed_groups"] for record in self.batches)
-
-    @property
-    def reward(self) -> float | None:
-        """The reward that every episode got; None where there are several."""
-        keys = ("rollout/reward_min", "rollout/reward_max")
-        known = [record[key if key in record else "rollout/reward"] for record in self.batches for key in keys]
-        ends = set(known)  # older records have the mean alone
-        return float(ends.pop()) if len(ends) == 1 else None
-
-    @property
-    def is_from_scratch(self) -> bool:
-        return self.config.model.path == "tiny" and not self.config.warmstart.episodes
-
-    def find(self, code: str, sentence: str, remedy: str) -> Cause:
-        step = self.batches[-1]["step"]
-        return Cause(code, step, f"batches {self.batches[0]['step']} to {step}: {sentence}", remedy)
 
 
 def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Cause]:
@@ -181,7 +100,7 @@ def _of_settings(config: Config, num_parameters: int | None) -> Iterator[Cause]:
         )  # fmt: skip
 
 
-def _cut_turns(seen: _Seen) -> Iterator[Cause]:
+def _cut_turns(seen: Seen) -> Iterator[Cause]:
     share, limit = seen.least("rollout/cut_turns"), seen.config.rollout.max_new_tokens
     if share < CUT_TURNS:
         return
@@ -197,7 +116,7 @@ def _cut_turns(seen: _Seen) -> Iterator[Cause]:
     )
 
 
-def _long_prompts(seen: _Seen) -> Iterator[Cause]:
+def _long_prompts(seen: Seen) -> Iterator[Cause]:
     unasked = sum(record.get("rollout/never_asked", 0) for record in seen.batches)
     if unasked < UNASKED * seen.episodes or not unasked:
         return
@@ -211,7 +130,7 @@ def _long_prompts(seen: _Seen) -> Iterator[Cause]:
     )
 
 
-def _invalid_actions(seen: _Seen) -> Iterator[Cause]:
+def _invalid_actions(seen: Seen) -> Iterator[Cause]:
     share = seen.least("rollout/invalid_actions")
     if share < INVALID_ACTIONS:
         return
@@ -228,9 +147,9 @@ def _invalid_actions(seen: _Seen) -> Iterator[Cause]:
     yield seen.find("invalid_actions", f"the environment called {share:.1%} of the actions invalid.", remedy)
 
 
-def _equal_groups(seen: _Seen) -> Iterator[Cause]:
+def _equal_groups(seen: Seen) -> Iterator[Cause]:
     """Groups in which nobody did better: nothing to learn from."""
-    if not seen.is_equal or (seen.learned and seen.least("rollout/success") >= SOLVED):
+    if not seen.is_equal or (seen.learned and seen.is_solved):
         return
     reward, size = seen.reward, seen.config.train.group_size
     all_of_them = f"all {seen.episodes:,} episodes got reward"
@@ -273,7 +192,7 @@ def _equal_groups(seen: _Seen) -> Iterator[Cause]:
         )  # fmt: skip
 
 
-def _untrained_tokens(seen: _Seen) -> Iterator[Cause]:
+def _untrained_tokens(seen: Seen) -> Iterator[Cause]:
     masked = seen.least("learner/masked")
     if not seen.spent("cost/generated_tokens"):
         yield seen.find(
@@ -295,6 +214,6 @@ def _untrained_tokens(seen: _Seen) -> Iterator[Cause]:
         )  # fmt: skip
 
 
-_CHECKS: tuple[Callable[[_Seen], Iterator[Cause]], ...] = (
+_CHECKS: tuple[Callable[[Seen], Iterator[Cause]], ...] = (
     _long_prompts, _untrained_tokens, _equal_groups, _invalid_actions, _cut_turns,
 )  # fmt: skip

@@ -7,6 +7,7 @@ import numpy as np
 from agentrl.config.schema import Config
 from agentrl.learner.protocol import Update
 from agentrl.rollout.rollout_batch import RolloutBatch
+from agentrl.runs.health import health_metrics
 from agentrl.types import Metrics, Status, Trajectory
 
 
@@ -36,10 +37,12 @@ def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metri
         **environment_metrics("rollout", played),
         **reward_metrics(played),
         **_group_metrics(batch, drop_equal=config.advantage.drop_equal),
+        **health_metrics(batch.groups),
         "learner/steps": update.num_steps,
         "learner/discarded": update.num_discarded,
         "learner/gate_closed": update.gate_closed,
         **{f"learner/{key}": value for key, value in first.items() if isinstance(value, float)},
+        **({"learner/last_kl": update.steps[-1]["kl"]} if update.steps else {}),
         **{key: costs.get(key, 0) + value for key, value in spent.items()},
         **{f"engine/{key}": value for key, value in batch.counts.items()},
         "time/rollout_s": batch.seconds[0],

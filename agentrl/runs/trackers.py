@@ -20,11 +20,16 @@ FIRST_SCREEN = {
     "2_reward/training": "rollout/reward",
     "3_reuse/uses": "learner/steps",
     "3_reuse/discarded": "learner/discarded",
-    "3_reuse/kl": "learner/kl",
-    "4_health/failed_share": "rollout/failed_share",
+    "3_reuse/kl": "learner/last_kl",
     "4_health/cut_turns": "rollout/cut_turns",
+    "4_health/engine_kl": "learner/engine_kl",
+    "4_health/entropy": "learner/entropy",
+    "4_health/equal_groups": "health/equal_groups",
+    "4_health/failed_share": "rollout/failed_share",
     "4_health/invalid_actions": "rollout/invalid_actions",
-    "4_health/mixed_groups": "batch/mixed_groups",
+    "4_health/repeated_answers": "health/repeated_answers",
+    "4_health/task_information": "health/task_information",
+    "4_health/truncated": "health/truncated",
 }
 """Names that trackers sort before all others -> key of metrics.jsonl; every key is there under its own name too."""
 

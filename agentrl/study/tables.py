@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agentrl.analysis.speedup import Difference, Speedup
+from agentrl.analysis.speedup import format_difference, format_speedup
 from agentrl.errors import UserError
 from agentrl.study.plan import require_arms
 from agentrl.study.results import Results, Run, compare, describe_axes, mean_final
@@ -173,19 +173,3 @@ def is_grid(results: Results, stage: str) -> bool:
     """Whether a stage maps values of an axis instead of comparing arms at one."""
     axes = results.study["stages"][stage]["axes"]
     return any(isinstance(value, list) and len(value) > 1 for value in axes.values())
-
-
-def format_speedup(value: Speedup) -> str:
-    """`2.10x [1.80, 2.45]`, or plainly that it was not reached."""
-    if value.value is None:
-        return "not reached" if not value.reached else f"not reached ({value.reached:.0%} of resamples do)"
-    low = f"{value.low:.2f}" if value.low else "not reached"
-    high = f"{value.high:.2f}" if value.high else "not reached"
-    return f"{value.value:.2f}x [{low}, {high}]"
-
-
-def format_difference(value: Difference) -> str:
-    """`+1.2 [-0.4, 2.8]` points."""
-    if not np.isfinite(value.low):
-        return f"{100 * value.mean:+.1f} (one seed)"
-    return f"{100 * value.mean:+.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from agentrl.analysis.speedup import format_difference, format_speedup
 from agentrl.command.guard import main_guard
 from agentrl.errors import ConfigError, UserError
 from agentrl.study.__main__ import main
@@ -17,15 +18,7 @@ from agentrl.study.pictures import draw_study
 from agentrl.study.plan import as_words, load_study
 from agentrl.study.results import COLUMNS, Results, compare
 from agentrl.study.runner import Runner, lock_path
-from agentrl.study.tables import (
-    BEGIN,
-    END,
-    format_difference,
-    format_speedup,
-    replace_section,
-    study_tables,
-    summary_table,
-)
+from agentrl.study.tables import BEGIN, END, replace_section, study_tables, summary_table
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
