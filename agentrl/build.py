@@ -107,7 +107,10 @@ def make_environments(config: Config, processes: Processes) -> Environments:
             split=env.split, eval_split=env.eval_split,
             num_tasks=num_tasks, num_eval_tasks=num_held_out, eval_count=config.eval.tasks,
         )  # fmt: skip
-        streams[name] = TaskSampler(env.id, env.split, indices=indices, seed=config.train.seed)
+        band = config.train.difficulty_band
+        if band is not None and indices is None:
+            raise UserError(f"train.difficulty_band: {env.id} does not enumerate its tasks (num_tasks). Leave it out.")
+        streams[name] = TaskSampler(env.id, env.split, indices=indices, seed=config.train.seed, band=band)
     weights = {name: member.env.weight for name, member in config.environments().items()}
     sampler = streams[""] if "" in streams else MixedSampler(streams, weights)
     if min(config.train.groups_per_step, len(tasks)) < processes.count:
@@ -238,7 +241,7 @@ def restore(checkpoint: Path, config: Config, *, learner: Learner, batches: Batc
         learner.load_state_dict(state.learner)
     except CheckpointError as error:
         raise CheckpointError(f"{checkpoint}: {error}") from None
-    batches.load_state_dict({"sampler": state.sampler, "ready": state.ready})
+    batches.load_state_dict({"sampler": state.sampler, "ready": state.ready, "put_off": state.put_off})
     if state.step >= config.train.steps:
         note(f"all {config.train.steps} batches are done; only the last evaluation is repeated. More: --train.steps N")
     return state.step

@@ -148,6 +148,11 @@ class Trajectory:
         return float(sum(turn.reward for turn in self.turns))
 
     @property
+    def outcome(self) -> tuple[bool, float]:
+        """Success, and the return that the environment itself gave: never a reward of one's own."""
+        return self.success, self.rewards.get("environment", self.reward)
+
+    @property
     def num_trained_tokens(self) -> int:
         """Sampled tokens over all rows; as the server counted them, where one did."""
         if any(turn.counted for turn in self.turns):
@@ -171,6 +176,16 @@ class Group:
     def rewards(self) -> NDArray[np.float64]:
         """Returns, [G]."""
         return np.array([t.reward for t in self.trajectories], dtype=np.float64)
+
+    @property
+    def outcomes_differ(self) -> bool:
+        """Whether not all of its episodes came to the same outcome: what `train.refill` looks at."""
+        return len({t.outcome for t in self.trajectories}) > 1
+
+    @property
+    def success_rate(self) -> float:
+        """Share of its episodes that succeeded."""
+        return sum(t.success for t in self.trajectories) / len(self.trajectories)
 
 
 Metrics = dict[str, Any]

@@ -4,11 +4,11 @@
     python benchmarks/ahead.py runs configs/quickstart.toml --steps 10 --out runs/ahead    # only the first batches
     python benchmarks/ahead.py slow --out runs/ahead-slow      # an environment that waits 0.1 to 2 s before each answer
 
-Three arms take turns, so that a machine that others use as well is as slow for each: in turn with one thread of torch,
-in turn with two, and ahead with one thread for the learner and one for the rollout process. `batches` is the wall time
-of the batches alone (rollouts, updates, waiting), without start, warm start and evaluation. Success is that of the last
-evaluation; its difference comes with a 95 % interval over seeds (t distribution). Runs that are finished are read.
-Further options are overrides of the experiments: --eval.tasks 32.
+The arms take turns, so that a machine that others use as well is as slow for each: in turn with one thread of torch, in
+turn with two, and ahead with one thread for the learner and one for the rollout process; with and without groups to
+spare. `batches` is the wall time of the batches alone (rollouts, updates, waiting), without start, warm start and
+evaluation. Success is that of the last evaluation; its difference comes with a 95 % interval over seeds (t
+distribution). Runs that are finished are read. Further options are overrides of the experiments: --eval.tasks 32.
 """
 
 import argparse
@@ -27,8 +27,11 @@ import numpy as np
 from agentrl.analysis.speedup import paired_difference
 from agentrl.envs.alfworld.env import ALFWorldEnv
 
-# arm -> (rollout.ahead, threads of torch)
-ARMS = {"in turn, 1 thread": (0, 1), "in turn, 2 threads": (0, 2), "ahead, 1 + 1": (1, 1)}
+# arm -> (rollout.ahead, threads of torch, rollout.spare_groups)
+ARMS = {
+    "in turn, 1 thread": (0, 1, 0), "in turn, 2 threads": (0, 2, 0), "ahead, 1 + 1": (1, 1, 0),
+    "in turn, 1 thread, 4 groups to spare": (0, 1, 4), "ahead, 1 + 1, 4 groups to spare": (1, 1, 4),
+}  # fmt: skip
 # A run in a process of its own, with a number of threads that a tiny model would not be given.
 _RUN = (
     "import sys, torch; from agentrl import build, train; "
@@ -54,11 +57,12 @@ class SlowRooms(ALFWorldEnv):
 
 def measure(config: str, arm: str, seed: int, folder: Path, more: list[str]) -> dict[str, float]:
     """Run one arm, or read what it measured before."""
-    ahead, threads = ARMS[arm]
+    ahead, threads, spare = ARMS[arm]
     note = folder / "measured.json"
     if not note.exists():
         command = [sys.executable, "-c", _RUN, str(threads), config, "--run-dir", str(folder)]
-        command += ["--rollout.ahead", str(ahead), "--train.seed", str(seed), *more]
+        command += ["--rollout.ahead", str(ahead), "--rollout.spare_groups", str(spare)]
+        command += ["--train.seed", str(seed), *more]
         before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         after, wall = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter() - started

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, SerializationInfo, WrapValidator, field_validator, model_serializer, model_validator
+from pydantic_core import PydanticCustomError
 
 from agentrl.config.defaults import with_defaults
 from agentrl.config.section import OWN_NAME, Section, union_of_kinds
@@ -42,6 +43,11 @@ def _own_or(value: Any, handler: Callable[[Any], Any]) -> Any:
 
 OR_OWN = WrapValidator(_own_or)
 """Beside the names of a Literal: `module:Class` or `module:function` of one's own."""
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
+_USUAL_REFILL = 3.0
+"""`train.refill = true`: where two of three groups do not differ, refilling still ends."""
 
 
 class EnvConfig(Section):
@@ -181,6 +187,9 @@ class RolloutConfig(Section):
     ahead: int = Field(0, ge=0, le=1)
     """0 plays and learns in turn; 1 plays the next batch in a process of its own while the learner uses this one, with
     weights that are one batch older."""
+    spare_groups: int = Field(0, ge=0)
+    """Groups begun beyond `train.groups_per_step`: a batch is those that are whole first, and the others go on in the
+    next one. Quick tasks then come first, and which ones depends on the clock."""
     max_concurrent: int = Field(128, ge=1)
     """Episodes played at once in a process."""
     env_workers: int | None = Field(None, ge=0)
@@ -200,8 +209,28 @@ class TrainConfig(Section):
     """Tasks per rollout batch."""
     group_size: int = Field(8, ge=2)
     """Trajectories per task."""
+    refill: float | None = Field(None, ge=1)
+    """Groups whose episodes all came to one outcome (success, and the environment's own return; never `env.reward`) are
+    left out of the update, its denominator included, and further tasks are played until `groups_per_step` groups
+    differ, at most so many times `groups_per_step` in all; true is 3. 1 only leaves out; None: they stay in the
+    denominator."""
+    difficulty_band: tuple[Share, Share] | None = None
+    """Tasks whose success rate was below the first or above the second number when they were last played are passed
+    over, nine times out of ten; for environments that enumerate their tasks. None: no task is."""
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
+
+    @field_validator("refill", mode="before")
+    @classmethod
+    def _read_switch(cls, refill: Any) -> Any:
+        return _USUAL_REFILL if refill is True else None if refill is False else refill
+
+    @field_validator("difficulty_band")
+    @classmethod
+    def _require_order(cls, band: tuple[float, float] | None) -> tuple[float, float] | None:
+        if band is not None and band[0] > band[1]:
+            raise PydanticCustomError("band", "must be [lowest, highest]")
+        return band
 
 
 class AdvantageConfig(Section):
@@ -217,8 +246,6 @@ class AdvantageConfig(Section):
     """GiGPO: weight of the step-level advantage."""
     discount: float = Field(0.95, gt=0, le=1)
     """GiGPO: discount of the step returns."""
-    drop_equal: bool = False
-    """Leave groups of equal rewards out of the batch, its denominator included; else they only count there."""
 
 
 class LearnerConfig(Section):
@@ -334,6 +361,17 @@ class Config(Section):
             if isinstance(table := tree.get(name), dict)
         }
         return {**tree, **found}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_former_keys(cls, tree: Any) -> Any:
+        """Run folders of earlier versions have `advantage.drop_equal`; where it is true, that is `train.refill = 1`."""
+        advantage = tree.get("advantage")
+        if not isinstance(advantage, dict) or "drop_equal" not in advantage:
+            return tree
+        rest = {key: value for key, value in advantage.items() if key != "drop_equal"}
+        refill = {"refill": 1.0} if advantage["drop_equal"] else {}
+        return {**tree, "advantage": rest, "train": {**refill, **tree.get("train", {})}}
 
     @model_validator(mode="before")
     @classmethod

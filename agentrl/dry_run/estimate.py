@@ -324,3 +324,14 @@ class BatchSplit:
     def engines(self) -> float:
         """Engines for each one of now with which neither side waits: r / u."""
         return self.rollouts / self.learning
+
+    def share(self, count: int) -> tuple[int, int]:
+        """How `count` devices, at least 2, are best divided among (learner, engines): as u : r, at least one each.
+
+        Both sides are taken to become faster in proportion, so with l learners and e engines a batch takes
+        max(u / l, r / e) times the count that u and r were worked out for.
+        """
+        learners = max(1, min(count - 1, round(count * self.learning / self.in_turn)))
+        near = [n for n in (learners - 1, learners, learners + 1) if 1 <= n < count]
+        best = min(near, key=lambda n: max(self.learning / n, self.rollouts / (count - n)))
+        return best, count - best

@@ -148,16 +148,20 @@ def _batch_rows(config: Config) -> list[Row]:
     episodes = train.groups_per_step * train.group_size
     rows = episodes * (rollout.max_turns if rollout.context == "window" else 1)
     generated = episodes * min(rollout.max_turns * rollout.max_new_tokens, rollout.max_context_tokens)
+    most = episodes * (train.refill or 1.0)
+    bound = "<= " if most > episodes else ""
+    further = [("episodes played per batch", f"<= {most:,.0f}", "x train.refill")] if bound else []
     return [
         ("rollout batches", f"{train.steps:,}", "train.steps"),
         ("groups per batch", f"{train.groups_per_step:,}", "train.groups_per_step"),
         ("episodes per batch", f"{episodes:,}", "groups x train.group_size"),
+        *further,
         ("rows per batch", f"<= {rows:,}", "one an episode; one a turn in the window context"),
         ("generated tokens per batch", f"<= {generated:,}", "episodes x max_turns x max_new_tokens"),
         ("tokens per batch", f"<= {rows * rollout.max_context_tokens:,}", "rows x rollout.max_context_tokens"),
         ("longest context", f"{rollout.max_context_tokens:,}", "rollout.max_context_tokens"),
         ("optimizer steps per batch", f"1 .. {reuse}", f"gate {config.gate.kind!r}, learner.max_reuse"),
-        ("episodes in all", f"{train.steps * episodes:,}", "batches x episodes"),
+        ("episodes in all", f"{bound}{train.steps * most:,.0f}", "batches x episodes"),
         ("optimizer steps in all", f"{train.steps:,} .. {train.steps * reuse:,}", "batches x steps per batch"),
     ]
 
@@ -215,6 +219,10 @@ def _time_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     rows.append(("one step ahead", f"<= {overlap.ahead:,.0f}", f"{gain} (rollout.ahead = 1)"))
     balance = f"{1 / overlap.engines:.2g} : 1" if overlap.engines < 1 else f"1 : {overlap.engines:.2g}"
     rows.append(("learner : engines", balance, "seconds of updates : rollouts; with so many neither waits"))
+    if processes > 1:
+        learners, engines = overlap.share(processes)
+        how = f"{processes} devices, those of the engines as servers (rollout.endpoints)"
+        rows.append(("devices one step ahead", f"{learners} : {engines}", how))
     whole = f"{config.train.steps:,} batches; evaluations and the warm start not counted"
     return [*rows, ("time in all", f"<= {format_hours(total * config.train.steps)}", whole)]
 

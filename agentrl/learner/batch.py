@@ -33,7 +33,7 @@ class Batch:
     """Everything one rollout batch teaches."""
 
     rows: list[BatchRow]
-    """All rows with trained tokens, those of zero-variance groups included unless they are dropped."""
+    """All rows with trained tokens, those of groups of equal outcomes included unless they are dropped."""
     num_trained_tokens: int
     """Denominator of the token mean: trained tokens of all rows."""
     num_groups: int
@@ -87,13 +87,13 @@ def assemble(
     Args:
         groups: what was played.
         advantages: for every group, for every trajectory, an array [T] (`learner.advantage.advantages`).
-        drop_equal: leave groups of equal rewards out, of the denominators too (DAPO's dynamic sampling without the
-            resampling, arXiv 2503.14476, section 3.2).
+        drop_equal: leave groups of equal outcomes out, of the denominators too (DAPO's dynamic sampling, arXiv
+            2503.14476, section 3.2).
     """
     rows = []
     mixed = [bool(np.ptp(group.rewards) > 0) for group in groups]
-    for group, per_trajectory, has_contrast in zip(groups, advantages, mixed, strict=True):
-        if drop_equal and not has_contrast:
+    for group, per_trajectory in zip(groups, advantages, strict=True):
+        if drop_equal and not group.outcomes_differ:
             continue
         for trajectory, per_turn in zip(group.trajectories, per_trajectory, strict=True):
             advantages_of = [np.zeros(len(row.ids), np.float32) for row in trajectory.rows]

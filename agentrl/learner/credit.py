@@ -25,4 +25,4 @@ def assign_credit(groups: list[Group], config: Config, *, learner: Learner, proc
     for group, of_group in zip(groups, values, strict=True):
         for trajectory, turns in zip(group.trajectories, of_group, strict=True):
             trajectory.advantage = float(turns.mean()) if len(turns) else None
-    return assemble(groups, values, drop_equal=config.advantage.drop_equal)
+    return assemble(groups, values, drop_equal=config.train.refill is not None)

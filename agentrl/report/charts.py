@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+import numpy as np
 import vl_convert
 
 Spec = dict[str, Any]
@@ -52,6 +53,8 @@ _AXES: dict[str, Spec] = {
     "number": {"axis": {"title": None}, "scale": {"zero": False}},
     "log": {"axis": {"title": None, "format": "~g", "tickCount": 5}, "scale": {"type": "log"}},
 }
+_BARS = 40
+"""Of a histogram."""
 _ONE: Spec = {"data": {"values": [{}]}}
 """Data of a mark that stands for itself."""
 
@@ -118,6 +121,53 @@ class Chart:
             "datasets": {f"series{i}": found for i, (_, found) in enumerate(drawn)}
             | {"values": _values(drawn, self.x_label, self.format)},
             "layer": [*layers, *_rules(self.lines, self.marks), _crosshair({**x, "field": self.x_label})],
+            "config": _CONFIG,
+        }
+
+
+@dataclass
+class Histogram:
+    """How many values lie where; counts on a logarithmic axis that begins at 0, so that a long tail is seen."""
+
+    title: str
+    values: Sequence[float]
+    x_label: str
+    note: str = ""
+
+    def bars(self) -> list[Spec]:
+        """Equal stretches from 0 to the largest value, with how many values lie in each; those without any left out."""
+        counts, edges = np.histogram(self.values, bins=_BARS, range=(0.0, max(self.values)))
+        return [
+            {"x": _short(edges[i]), "to": _short(edges[i + 1]), "count": int(count)}
+            for i, count in enumerate(counts)
+            if count
+        ]
+
+    def spec(self) -> Spec | None:
+        """Its specification; None where nothing was measured."""
+        if not any(self.values):
+            return None
+        encoding = {
+            "x": {"field": "x", "type": "quantitative", "title": self.x_label, "scale": {"nice": False}},
+            "x2": {"field": "to"},
+            "y": {
+                "field": "count",
+                "type": "quantitative",
+                "axis": {"title": None, "format": "~s", "tickCount": 5},
+                "scale": {"type": "symlog"},
+            },
+            "tooltip": [{"field": "count", "title": "how many"}, {"field": "x", "title": "from"}, {"field": "to"}],
+        }
+        return {
+            "$schema": SCHEMA,
+            "description": self.title,
+            "width": "container",
+            "height": 220,
+            "datasets": {"bars": self.bars()},
+            "data": {"name": "bars"},
+            "params": [_ZOOM],
+            "mark": {"type": "bar", "color": "var(--c0)", "clip": True},
+            "encoding": encoding,
             "config": _CONFIG,
         }
 

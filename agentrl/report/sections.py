@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from agentrl.analysis.speedup import degradation_onset
 from agentrl.config.describe import leaves
-from agentrl.report.charts import Chart, Series, Timeline
+from agentrl.report.charts import Chart, Histogram, Series, Timeline
 from agentrl.report.view import RunView, name_policy, rate_factors, success_interval
 
 
@@ -88,7 +88,7 @@ def _cost_tiles(run: RunView) -> Iterator[Tile]:
     yield Tile("time", duration(rollout + update), f"{share:.0%} of it rollouts")
 
 
-def run_charts(run: RunView) -> Iterator[Chart]:
+def run_charts(run: RunView) -> Iterator[Chart | Histogram]:
     """The charts of one run, most telling first."""
     onset = degradation_onset([record["eval/success"] for record in run.evals])
     marks = [] if onset is None else [(float(run.evals[onset]["step"]), "breaks down")]
@@ -121,6 +121,24 @@ def run_charts(run: RunView) -> Iterator[Chart]:
     yield Chart("Groups that teach (rewards differ)", [teaching], format="percent")
     seconds = [("rollouts", "time/rollout_s", 0), ("updates", "time/update_s", 1)]
     yield Chart("Seconds per batch", [_batch_series(run, *series) for series in seconds])
+    yield from _waiting_charts(run)
+
+
+def _waiting_charts(run: RunView) -> Iterator[Chart | Histogram]:
+    """For whom a batch waits, in runs that have it on record."""
+    timed = [batch for batch in run.batches if batch.get("time/whole_s")]
+    if not timed:
+        return
+    seconds = [value for batch in timed for value in batch["time/episodes_s"]]
+    yield Histogram("How long episodes take", seconds, "seconds", note="All training episodes; counts logarithmic.")
+    steps = [batch["step"] for batch in timed]
+    ends = [sorted(batch["time/whole_s"]) for batch in timed]
+    parts = [("first", 0.0, 2), ("half of them", 0.5, 0), ("last", 1.0, 3)]
+    series = [
+        Series(name, steps, [times[round(share * (len(times) - 1))] for times in ends], color=color)
+        for name, share, color in parts
+    ]
+    yield Chart("When the groups of a batch are whole, in seconds", series)
 
 
 def _learning_charts(run: RunView, marks: list[tuple[float, str]]) -> Iterator[Chart]:

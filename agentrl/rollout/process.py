@@ -5,8 +5,8 @@
     begin: (which rollout, tasks) ──────── pipe ────────► Rollout.play
     finish ◄────────────────────────────── pipe ───────── RolloutBatch
 
-Weights change only while nothing is played. A process that dies, or in which nothing moves any more, is started again
-and plays the same batch again with the same weights, which the shared memory still holds.
+Weights change only while nothing is played. A process that dies, is out of memory, or in which nothing moves any more,
+is started again and plays the same batch again with the same weights, which the shared memory still holds.
 """
 
 import atexit
@@ -32,6 +32,7 @@ from agentrl.errors import RunError
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Completion, Sampling
 from agentrl.rollout.process_body import LOOK_S, Known, Order, RolloutPlan, share_memory, work
+from agentrl.rollout.quota import Quota
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.types import Task, Trajectory
@@ -45,7 +46,7 @@ _GROWTH_BYTES = 1 << 30
 
 
 class _Lost(Exception):
-    """The process died or hangs; the message says which."""
+    """The process died, hangs or is out of memory; the message says which."""
 
 
 class RolloutProcess:
@@ -121,7 +122,10 @@ class RolloutProcess:
             except _Lost as lost:
                 if attempt == _MAX_RESTARTS:
                     self._call = None
-                    raise RunError(f"{lost}, {attempt + 1} times with the same batch. Go on with --resume.") from None
+                    raise RunError(
+                        f"{lost}, {attempt + 1} times with the same batch. A smaller rollout.max_concurrent needs less "
+                        "memory. Go on with --resume."
+                    ) from None
                 note(f"{lost}; it is started again and plays the batch once more")
                 self._start()
                 self._send()
@@ -204,6 +208,8 @@ class RolloutProcess:
                     if kind == "error":
                         self._call = None
                         raise value
+                    if kind == "no memory":
+                        raise _Lost(f"the rollout process is out of memory ({value})")
                     tell(value)
             except (EOFError, OSError):
                 self._process.join(_END_S)
@@ -260,9 +266,12 @@ class DistantRollout(Rollout):
         super().__init__(process, chat, environments, plan.config, seed=plan.seed)
         self.process, self.name = process, name
 
-    def begin(self, tasks: list[Task], *, group_size: int, tells: bool = False, known: Known = None) -> None:
+    def begin(
+        self, tasks: list[Task], *, group_size: int, tells: bool = False, known: Known = None,
+        quota: Quota | None = None,
+    ) -> None:  # fmt: skip
         """Let the process play; `tells`: every episode when it is over."""
-        self.process.begin("play", self.name, tasks, group_size, tells, known)
+        self.process.begin("play", self.name, tasks, group_size, tells, known, quota)
 
     def finish(self, on_episode: Callable[[Trajectory], None] | None = None) -> RolloutBatch:
         """What was begun, as `play` returns it."""
@@ -276,9 +285,10 @@ class DistantRollout(Rollout):
         group_size: int,
         on_episode: Callable[[Trajectory], None] | None = None,
         known: Known = None,
+        quota: Quota | None = None,
     ) -> RolloutBatch:
         """See `Rollout.play`."""
-        self.begin(tasks, group_size=group_size, tells=on_episode is not None, known=known)
+        self.begin(tasks, group_size=group_size, tells=on_episode is not None, known=known, quota=quota)
         return self.finish(on_episode)
 
 

@@ -25,6 +25,7 @@ from agentrl.errors import InfrastructureError, RunError, Unplayable, UserError
 from agentrl.rollout.chat import Chat, chat_for
 from agentrl.rollout.engines.base import Completion, Engine, Sampling
 from agentrl.rollout.engines.factory import make_engine
+from agentrl.rollout.quota import Quota
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.interruption import SIGNALS
@@ -150,18 +151,23 @@ class _Player:
             try:
                 result = getattr(self, method)(*arguments)
             except Exception as error:
+                if is_out_of_memory(error):  # and so would be the next call, if something here has grown
+                    self.pipe.send(("no memory", str(error).strip().partition("\n")[0]))
+                    return
                 self.pipe.send(("error", _portable(error)))
             else:
                 self.pipe.send(("ok", result))
 
-    def play(self, name: str, tasks: list[Task], group_size: int, tells: bool, known: Known) -> RolloutBatch:
+    def play(
+        self, name: str, tasks: list[Task], group_size: int, tells: bool, known: Known, quota: Quota | None
+    ) -> RolloutBatch:
         """A batch."""
 
         def tell(trajectory: Trajectory) -> None:
             self.pipe.send(("episode", trajectory))
 
         told = tell if tells else None
-        return self.rollouts[name].play(tasks, group_size=group_size, on_episode=told, known=known)
+        return self.rollouts[name].play(tasks, group_size=group_size, on_episode=told, known=known, quota=quota)
 
     def load(self, version: int) -> None:
         """Take the weights that lie in the shared memory."""
@@ -203,6 +209,11 @@ def _end_with_parent() -> None:
     assert parent is not None
     wait([parent.sentinel])
     os._exit(1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory was refused, by Python or by torch, whose allocator for CPUs has no error of its own."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def _portable(error: Exception) -> Exception:

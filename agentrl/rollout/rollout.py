@@ -16,9 +16,10 @@ from agentrl.errors import InfrastructureError, Unplayable
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Engine, Sampling
 from agentrl.rollout.episode import EpisodeInPlay
+from agentrl.rollout.quota import GroupsInPlay, Quota
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.rollout.scripted import EnginePlayer, Player, ScriptedPlayer, ScriptedPolicy
-from agentrl.types import Group, Status, Task, Trajectory
+from agentrl.types import Status, Task, Trajectory
 
 MAX_RETRIES = 2
 """Times an episode is played again after an infrastructure failure."""
@@ -28,6 +29,7 @@ _HOPELESS = 24
 """Lost worker processes after which a batch is given up where not one step was answered yet: hangs take their time."""
 _QUARANTINE = 2
 """Episodes that lost a worker process and are played again at once, each in a process of its own."""
+_NOTHING = GroupsInPlay([], group_size=1)
 
 
 class Rollout:
@@ -72,6 +74,9 @@ class Rollout:
         self._without_success: set[str] = set()
         """Environments of which it was said what counts as success."""
         self._longest_unasked = 0
+        self._in_play = _NOTHING
+        self._paused: dict[tuple[int, int], tuple[EpisodeInPlay, EnvironmentHandle]] = {}
+        """Episodes of groups that were put off, by position and member, between two of their turns."""
         self.num_steps, self._num_lost = 0, 0
         """Steps answered, and worker processes lost, in the present `play`."""
 
@@ -82,8 +87,12 @@ class Rollout:
         group_size: int,
         on_episode: Callable[[Trajectory], None] | None = None,
         known: Mapping[tuple[int, int], Trajectory] | None = None,
+        quota: Quota | None = None,
     ) -> RolloutBatch:
         """Play every task `group_size` times; those of `known`, by position and member, are taken as they are.
+
+        With a quota as many of the tasks are begun as it asks for; episodes that still go on when it is filled pause
+        before their next turn, and go on where a later call plays their task again.
 
         Episodes that infrastructure failures spoiled are left out; so is a group with fewer than 2 left (unless only
         1 was asked for). Every failed trajectory is reported to `on_episode`.
@@ -94,57 +103,62 @@ class Rollout:
         """
         started = time.perf_counter(), time.process_time()
         before = self.player.counts()
-        trajectories: list[list[Trajectory]] = []
+        self._in_play = in_play = GroupsInPlay(tasks, group_size=group_size, quota=quota)
         self.num_steps, self._num_lost = 0, 0
         for environment in self.environments.values():
             environment.pool.renew()
         try:
-            run_coroutine(self._play_all(tasks, group_size, on_episode or (lambda _: None), trajectories, known or {}))
+            run_coroutine(self._play_all(in_play, on_episode or (lambda _: None), known or {}))
         except BaseExceptionGroup as errors:
             raise errors.exceptions[0] from None
+        finally:
+            self._in_play = _NOTHING  # it holds all episodes
         self.player.pause()
         seconds = (time.perf_counter() - started[0], time.process_time() - started[1])
-        groups = []
-        for task, members in zip(tasks, trajectories, strict=True):
-            whole = [t for t in members if t.status is not Status.FAILED]
-            if len(whole) >= min(2, group_size):
-                groups.append(Group(task, whole))
-        failures = [t for members in trajectories for t in members if t.status is Status.FAILED]
-        left_out = len(tasks) - len(groups)
-        self._tell_unasked([t for members in trajectories for t in members])
+        groups, left_out, played = in_play.groups(), in_play.num_left_out(), in_play.played()
+        failures = [t for t in played if t.status is Status.FAILED]
+        self._tell_unasked(played)
         self._tell_threshold([t for group in groups for t in group.trajectories])
         if not groups:
             raise Unplayable(f"no group of this batch could be played: {failures[0].error}")
         if left_out:
-            note(f"{left_out} of {len(tasks)} groups left out after failures: {failures[0].error}")
+            note(f"{left_out} of {len(groups) + left_out} groups left out after failures: {failures[0].error}")
         counts = {name: count - before.get(name, 0.0) for name, count in self.player.counts().items()}
-        return RolloutBatch(groups, failures, left_out, seconds, counts, self.player.version)
+        return RolloutBatch(
+            groups, failures, left_out, seconds, counts, self.player.version,
+            in_play.put_off(), in_play.kept(), in_play.episodes_s, in_play.whole_s,
+        )  # fmt: skip
 
     async def _play_all(
         self,
-        tasks: list[Task],
-        group_size: int,
+        in_play: GroupsInPlay,
         on_episode: Callable[[Trajectory], None],
-        played: list[list[Trajectory]],
         known: Mapping[tuple[int, int], Trajectory],
     ) -> None:
-        """Fill `played`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
+        """Fill `in_play`. (A returned value would be part of the task, whose repr asyncio takes at the end.)"""
         asyncio.get_running_loop().set_exception_handler(_report_errors)
         pools = [environment.pool for environment in self.environments.values()]
         for pool in pools:
             pool.room.open()
         places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
 
-        async def play_one(task: Task, member: int) -> Trajectory:
+        async def play_one(number: int, member: int) -> None:
+            task = in_play.tasks[number]
             trajectory = known.get((task.position, member))
             if trajectory is None:
                 trajectory = await self._play_with_retries(task, member, places, quarantine)
-            on_episode(trajectory)
-            return trajectory
+            if trajectory is not None:
+                on_episode(trajectory)
+                in_play.add(number, trajectory)
+                begin()
+
+        def begin() -> None:
+            for number in in_play.begin():
+                for member in range(in_play.group_size):
+                    episodes.create_task(play_one(number, member))
 
         async with asyncio.TaskGroup() as episodes:
-            started = [[episodes.create_task(play_one(task, m)) for m in range(group_size)] for task in tasks]
-        played += [[episode.result() for episode in members] for members in started]
+            begin()
         await asyncio.gather(*(pool.rest() for pool in pools))
 
     def _tell_unasked(self, played: list[Trajectory]) -> None:
@@ -165,7 +179,7 @@ class Rollout:
         for name, environment in self.environments.items():
             limit = environment.success_threshold
             silent = [t for t in played if t.task.environment == name and not t.tells_success]
-            returns = [t.rewards.get("environment", t.reward) for t in silent]
+            returns = [t.outcome[1] for t in silent]
             if name not in self._without_success and any(value not in (0.0, limit) for value in returns):
                 self._without_success.add(name)
                 note(
@@ -176,12 +190,16 @@ class Rollout:
 
     async def _play_with_retries(
         self, task: Task, member: int, places: asyncio.Semaphore, quarantine: asyncio.Semaphore
-    ) -> Trajectory:
+    ) -> Trajectory | None:
+        """The episode; None where the batch was enough before it was over."""
         error, lost, failed, spoiled, refused = "", False, 0, 0, 0
         while failed <= MAX_RETRIES:
             async with AsyncExitStack() as place:
                 await place.enter_async_context(quarantine if lost else places)
+                started = time.perf_counter()
                 try:
+                    if self._in_play.is_enough:
+                        return None
                     trajectory = await self._play_in_room(task, member, place, alone=lost)
                 except NoRoom as refusal:
                     refused += 1
@@ -198,6 +216,9 @@ class Rollout:
                     failed, error, lost = failed + 1, str(failure), isinstance(failure, WorkerLost)
                     self._take_note(error, lost=lost)
                     continue
+            if trajectory is None:
+                return None
+            self._in_play.episodes_s.append(time.perf_counter() - started)
             rewards = self.environments[task.environment].rewards
             if rewards is not None:
                 rewards.give(trajectory)
@@ -206,14 +227,16 @@ class Rollout:
             return trajectory
         return Trajectory(task, member, [], [], "", Status.FAILED, error=error, num_retries=MAX_RETRIES)
 
-    async def _play_in_room(self, task: Task, member: int, place: AsyncExitStack, *, alone: bool) -> Trajectory:
+    async def _play_in_room(self, task: Task, member: int, place: AsyncExitStack, *, alone: bool) -> Trajectory | None:
         """One try, with a place on the server where there are only so many; after a refusal the caller leaves it."""
         pool = self.environments[task.environment].pool
         room = pool.room
         await room.enter()
-        handle = pool.acquire(alone=alone)
+        paused = self._paused.pop((task.position, member), None)
+        handle = pool.acquire(alone=alone) if paused is None else paused[1]
         try:
-            trajectory = await self._play_episode(task, member, handle, place)
+            episode = await self._begin_episode(task, member, handle) if paused is None else paused[0]
+            trajectory = await self._play_episode(episode, handle, place)
         except NoRoom:
             await pool.release(handle, broken=True)
             raise
@@ -221,7 +244,10 @@ class Rollout:
             await pool.release(handle, broken=True)
             await room.leave()
             raise
-        await pool.release(handle)
+        if trajectory is None:
+            self._paused[task.position, member] = episode, handle
+        else:
+            await pool.release(handle)
         await room.leave()
         return trajectory
 
@@ -234,16 +260,23 @@ class Rollout:
         if not self.num_steps and self._num_lost >= _HOPELESS:
             raise Unplayable(f"no group of this batch could be played: {error}")
 
-    async def _play_episode(self, task: Task, member: int, env: EnvironmentHandle, place: AsyncExitStack) -> Trajectory:
+    async def _begin_episode(self, task: Task, member: int, env: EnvironmentHandle) -> EpisodeInPlay:
         observation, info = await env.reset(task)
         how = self.environments[task.environment]
-        episode = EpisodeInPlay(
+        return EpisodeInPlay(
             task, member, observation, info,
             player=self.player, config=self.config, chat=self.chat, seed=self.seed, system=how.system,
             success_threshold=how.success_threshold,
         )  # fmt: skip
+
+    async def _play_episode(
+        self, episode: EpisodeInPlay, env: EnvironmentHandle, place: AsyncExitStack
+    ) -> Trajectory | None:
+        """Turn by turn to its end, or None where the batch is enough before."""
         place.callback(self.player.release, episode.session)
         while episode.status is None:
+            if self._in_play.is_enough:
+                return None
             action = await episode.answer()
             if action is None:
                 break

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from agentrl.types import Group, Row, Trajectory
+from agentrl.types import Group, Row, Task, Trajectory
 
 
 @dataclass
@@ -22,6 +22,19 @@ class RolloutBatch:
     """What the engine counted meanwhile (tokens generated, tokens prefilled ...)."""
     version: int = 0
     """Weight updates that the engine had seen."""
+    put_off: list[Task] = field(default_factory=list)
+    """Tasks that were begun and go on in the next batch."""
+    kept: list[Trajectory] = field(default_factory=list)
+    """Their episodes that are over."""
+    episodes_s: list[float] = field(default_factory=list)
+    """Seconds that each episode took, in the order in which they ended."""
+    whole_s: list[float] = field(default_factory=list)
+    """Seconds from the beginning until each group was over, in the same order."""
+
+    @property
+    def num_begun(self) -> int:
+        """Groups that were begun."""
+        return len(self.groups) + self.left_out + len(self.put_off)
 
     @property
     def rows(self) -> list[Row]:
@@ -38,4 +51,8 @@ class RolloutBatch:
             parts[0].seconds,
             {key: sum(part.counts.get(key, 0.0) for part in parts) for key in parts[0].counts},
             parts[0].version,
+            [task for part in parts for task in part.put_off],
+            [trajectory for part in parts for trajectory in part.kept],
+            [seconds for part in parts for seconds in part.episodes_s],
+            [seconds for part in parts for seconds in part.whole_s],
         )

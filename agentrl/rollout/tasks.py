@@ -3,12 +3,17 @@
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agentrl.types import Task
 
+EXPLORED = 0.1
+"""Share of the tasks outside of the difficulty band that are played all the same: what was too hard may have become
+possible, and a rate that nobody measures again stays what it was."""
 _SEED_SPAN = 2**30
 """Environments without a task list: training seeds lie below this number, evaluation seeds above."""
 
@@ -24,37 +29,75 @@ class TaskSampler:
         split: split the tasks belong to.
         indices: task numbers of the split; None where the environment cannot enumerate.
         seed: seed of the order.
+        band: tasks whose last success rate lies outside are passed over, all but `EXPLORED` of them.
     """
 
-    def __init__(self, env_id: str, split: str, *, indices: list[int] | None, seed: int) -> None:
-        self.env_id, self.split, self.indices, self.seed = env_id, split, indices, seed
+    def __init__(
+        self, env_id: str, split: str, *, indices: list[int] | None, seed: int, band: tuple[float, float] | None = None
+    ) -> None:
+        self.env_id, self.split, self.indices, self.seed, self.band = env_id, split, indices, seed, band
         self.position = 0
+        """Tasks given out so far."""
+        self.place = 0
+        """Tasks of the order that were given out or passed over."""
+        self.rates: Mapping[int, float] = {}
+        """Last success rate of tasks, by index."""
 
     def take(self, count: int) -> list[Task]:
         """The next `count` tasks."""
-        first, self.position = self.position, self.position + count
-        return [self._task(position) for position in range(first, self.position)]
+        return [self._next() for _ in range(count)]
+
+    def learn(self, rates: Mapping[str, Mapping[int, float]]) -> None:
+        """Take note of the success rates of tasks, by environment and index."""
+        if self.band is not None:
+            self.rates = {**self.rates, **rates.get("", {})}
 
     def fork(self) -> Self:
         """Another stream that stands where this one stands."""
         return copy.copy(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Place in the stream."""
-        return {"position": self.position}
+        """Place in the stream, and what the band needs."""
+        state: dict[str, Any] = {"position": self.position}
+        return (
+            state
+            if self.place == self.position and not self.rates
+            else {**state, "place": self.place, "rates": self.rates}
+        )
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where a saved sampler stood."""
         self.position = int(state["position"])
+        self.place = int(state.get("place", self.position))
+        self.rates = {int(index): float(rate) for index, rate in state.get("rates", {}).items()}
 
-    def _task(self, position: int) -> Task:
-        seed = int(np.random.default_rng((self.seed, position)).integers(_SEED_SPAN))
-        index = None
-        if self.indices is not None:
-            epoch, place = divmod(position, len(self.indices))
-            order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.indices))
-            index = self.indices[int(order[place])]
+    def _next(self) -> Task:
+        while True:
+            place, self.place = self.place, self.place + 1
+            index = self._index(place)
+            if self._is_wanted(place, index):
+                break
+        position, self.position = self.position, self.position + 1
+        seed = int(np.random.default_rng((self.seed, place)).integers(_SEED_SPAN))
         return Task(self.env_id, self.split, seed, index, position)
+
+    def _index(self, place: int) -> int | None:
+        if self.indices is None:
+            return None
+        epoch, number = divmod(place, len(self.indices))
+        return self.indices[int(_order(self.seed, epoch, len(self.indices))[number])]
+
+    def _is_wanted(self, place: int, index: int | None) -> bool:
+        rate = None if index is None else self.rates.get(index)
+        if self.band is None or rate is None:
+            return True
+        low, high = self.band
+        return low <= rate <= high or np.random.default_rng((self.seed, 2, place)).random() < EXPLORED
+
+
+@lru_cache(maxsize=16)
+def _order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    return np.random.default_rng((seed, 1, epoch)).permutation(count)
 
 
 class MixedSampler(TaskSampler):
@@ -73,15 +116,16 @@ class MixedSampler(TaskSampler):
         total = sum(weights.values())
         self.shares = {name: weights[name] / total for name in self.streams}
 
-    def take(self, count: int) -> list[Task]:
-        """The next `count` tasks."""
-        return [self._next() for _ in range(count)]
-
     def fork(self) -> Self:
         """Another stream that stands where this one stands."""
         other = copy.copy(self)
         other.streams = {name: stream.fork() for name, stream in self.streams.items()}
         return other
+
+    def learn(self, rates: Mapping[str, Mapping[int, float]]) -> None:
+        """Take note of the success rates of tasks, by environment and index."""
+        for name, stream in self.streams.items():
+            stream.learn({"": rates.get(name, {})})
 
     def _next(self) -> Task:
         position, self.position = self.position, self.position + 1

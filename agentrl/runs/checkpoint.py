@@ -5,7 +5,7 @@ beside the weights: optimizer moments, counters, gate window, task position; of 
 merged weights. Tensors are whole and named: any number of processes goes on, sharded or not. It is written under a
 temporary name, flushed to the disk and renamed, and carries the size and SHA-256 of every file, so a half-written or
 damaged one is recognised and the one before it is used. Checkpoints lie between rollout batches: no part of a batch is
-pending, and one that was played ahead (`rollout.ahead`) is kept whole.
+pending, and one that was played ahead (`rollout.ahead`) is kept whole, as are the episodes of groups that were put off.
 """
 
 import hashlib
@@ -52,6 +52,8 @@ class TrainerState:
     """The resolved config the state belongs to."""
     ready: RolloutBatch | None = None
     """A batch that was played ahead and not yet learned from."""
+    put_off: RolloutBatch | None = None
+    """Tasks that come first in the next batch, and their episodes that are over."""
 
 
 class Checkpoints:
@@ -72,7 +74,7 @@ class Checkpoints:
         """Write what has been learned so far, and what was played ahead."""
         weights, stream = learner.state_dict(), batches.state_dict()
         config = self.config.model_dump()
-        state = TrainerState(learner.num_batches, weights, stream["sampler"], config, stream["ready"])
+        state = TrainerState(learner.num_batches, weights, config=config, **stream)
         if self.processes.is_first:
             keep = self.config.checkpoint.keep
             save_checkpoint(self.run, state, shape=self.shape, tokenizer=self.tokenizer, keep=keep)
@@ -178,9 +180,9 @@ def load_trainer_state(folder: Path) -> TrainerState:
         moments.setdefault(name, {})[kind] = tensor
     monitor = folder / "trainer" / "divergence.safetensors"
     learner = {**plain["learner"], "optimizer": moments, "monitor": load_file(monitor) if monitor.exists() else {}}
-    path = folder / "trainer" / "ready.json"
-    ready = read_batch(path) if path.exists() else None
-    return TrainerState(plain["step"], learner, plain["sampler"], plain["config"], ready)
+    paths = {name: folder / "trainer" / f"{name}.json" for name in ("ready", "put_off")}
+    batches = {name: read_batch(path) for name, path in paths.items() if path.exists()}
+    return TrainerState(plain["step"], learner, plain["sampler"], plain["config"], **batches)
 
 
 def find_damage(folder: Path) -> str | None:
@@ -216,8 +218,9 @@ def _write(draft: Path, state: TrainerState, shape: Any, tokenizer: Any) -> None
             save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, file)
     plain = {"step": state.step, "learner": learner, "sampler": state.sampler, "config": state.config}
     (draft / "trainer" / "state.json").write_text(json.dumps(plain))
-    if state.ready is not None:
-        write_batch(draft / "trainer" / "ready.json", state.ready)
+    for name, batch in (("ready", state.ready), ("put_off", state.put_off)):
+        if batch is not None:
+            write_batch(draft / "trainer" / f"{name}.json", batch)
     files = sorted(path for path in draft.rglob("*") if path.is_file())
     manifest = {str(path.relative_to(draft)): (path.stat().st_size, _digest(path)) for path in files}
     (draft / _MANIFEST).write_text(json.dumps(manifest, indent=1))

@@ -19,7 +19,7 @@ def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metri
         batch: what was played, by all processes.
         update: what was learned from it.
         costs: the record before.
-        config: how many episodes were asked for, and whether groups of equal rewards were left out.
+        config: how large groups are, and whether those of equal outcomes were left out.
     """
     played = [trajectory for group in batch.groups for trajectory in group.trajectories]
     spent = {
@@ -36,7 +36,7 @@ def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metri
         **_rollout_metrics(batch, played),
         **environment_metrics("rollout", played),
         **reward_metrics(played),
-        **_group_metrics(batch, drop_equal=config.advantage.drop_equal),
+        **_group_metrics(batch, drop_equal=config.train.refill is not None),
         **health_metrics(batch.groups),
         "learner/steps": update.num_steps,
         "learner/discarded": update.num_discarded,
@@ -49,8 +49,10 @@ def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metri
         "time/rollout_cpu_s": batch.seconds[1],
         "time/update_s": update.seconds[0],
         "time/update_cpu_s": update.seconds[1],
+        "time/episodes_s": [round(seconds, 3) for seconds in batch.episodes_s],
+        "time/whole_s": [round(seconds, 3) for seconds in batch.whole_s],
         "updates": update.steps,
-        "rollout/failed_share": len(batch.failures) / (config.train.groups_per_step * config.train.group_size),
+        "rollout/failed_share": len(batch.failures) / max(1, batch.num_begun * config.train.group_size),
     }
 
 
@@ -70,6 +72,7 @@ def _rollout_metrics(batch: RolloutBatch, played: list[Trajectory]) -> Metrics:
         **verdict_metrics("rollout", played),
         "rollout/retries": sum(t.num_retries for t in known),
         "rollout/groups_left_out": batch.left_out,
+        "rollout/groups_put_off": len(batch.put_off),
         "rollout/never_asked": sum(t.unasked_tokens > 0 for t in played),
         "rollout/longest_unasked": max((t.unasked_tokens for t in played), default=0),
         **{f"rollout/ended/{status.value}": sum(t.status is status for t in known) for status in Status},
@@ -100,7 +103,7 @@ def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:
     return {
         "batch/groups": len(batch.groups),
         "batch/mixed_groups": num_mixed,
-        "batch/dropped_groups": len(batch.groups) - num_mixed if drop_equal else 0,
+        "batch/dropped_groups": sum(not group.outcomes_differ for group in batch.groups) if drop_equal else 0,
     }
 
 

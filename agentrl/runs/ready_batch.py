@@ -21,8 +21,10 @@ def read_batch(path: Path) -> RolloutBatch:
     """The batch that `write_batch` wrote."""
     tree = json.loads(path.read_text(encoding="utf-8"))
     groups = [Group(Task(**group["task"]), [_trajectory(t) for t in group["trajectories"]]) for group in tree["groups"]]
-    failures = [_trajectory(t) for t in tree["failures"]]
-    return RolloutBatch(**{**tree, "groups": groups, "failures": failures, "seconds": tuple(tree["seconds"])})
+    episodes = {name: [_trajectory(t) for t in tree.get(name, [])] for name in ("failures", "kept")}
+    put_off = [Task(**task) for task in tree.get("put_off", [])]
+    parts = {**episodes, "groups": groups, "put_off": put_off, "seconds": tuple(tree["seconds"])}
+    return RolloutBatch(**{**tree, **parts})
 
 
 def _trajectory(tree: dict[str, Any]) -> Trajectory:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from agentrl import train
 from agentrl.build import refuse_ahead
 from agentrl.command.guard import main_guard
 from agentrl.config.schema import RolloutConfig
+from agentrl.environment.probe import resident_bytes
 from agentrl.errors import CheckpointError, RunError, Unplayable, UserError
 from agentrl.learner.learner import TorchLearner
 from agentrl.learner.monitors import RatioStatistics
@@ -36,6 +38,7 @@ from agentrl.runs.folder import read_metrics
 from agentrl.runs.ready_batch import read_batch, write_batch
 from agentrl.types import Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_config, toy_rollout
+from tests.agentrl.test_faults import run as run_small
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -172,6 +175,59 @@ def test_a_process_whose_memory_grew_is_replaced_between_batches(
     assert comparable(distant.rollouts["train"].play(tasks, group_size=2)) == comparable(before)
     assert distant.process._process.pid != pid
     assert "the rollout process was replaced: its memory has grown by 5,120 MiB" in capsys.readouterr().err
+
+
+def played_thrice(kind: str, **options: Any) -> tuple[list[RolloutBatch], list[int]]:
+    """The same batch three times, by an engine of one's own, and the process that played each."""
+    module, tokenizer = tiny_policy()
+    config = toy_config(rollout={"engine": f"tests.agentrl.faulty_engines:{kind}", "engine_options": options})
+    plan = RolloutPlan(config, "train", config.rollout, 0)
+    process = RolloutProcess(
+        module, tokenizer, {"train": plan}, rank=0, count=1, folder="unused", num_threads=1
+    )  # fmt: skip
+    chat = chat_for(tokenizer, tiny_policy()[0], config.rollout)
+    rollout = DistantRollout(process, "train", chat, plan.environments(), plan)
+    batches, pids = [], []
+    try:
+        for _ in range(3):
+            batches.append(rollout.play(sampler().take(2), group_size=2))
+            pids.append(process._process.pid)
+    finally:
+        process.close()
+    return batches, pids
+
+
+@pytest.mark.slow
+def test_an_engine_that_leaks_is_replaced_and_the_batches_stay_the_same(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Grown by 1 GiB, which is more than a process with torch has to begin with."""
+    monkeypatch.setattr("agentrl.rollout.process._GROWTH_BYTES", 64 << 20)
+    batches, pids = played_thrice("Leaking", leak=1 << 30)
+    assert comparable(batches[0]) == comparable(batches[1]) == comparable(batches[2])
+    assert pids[0] == pids[1] != pids[2]
+    assert re.search(r"replaced: its memory has grown by 1,0\d\d MiB", capsys.readouterr().err)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_out_of_memory_is_started_again_and_plays_the_same_batch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    batches, pids = played_thrice("Hungry", flag=str(tmp_path / "refused"))
+    assert (tmp_path / "refused").exists()
+    assert comparable(batches[0]) == comparable(batches[1]) == comparable(batches[2])
+    assert pids[0] == pids[1] == pids[2]
+    told = capsys.readouterr().err
+    assert "the rollout process is out of memory (" in told
+    assert "can't allocate memory" in told
+    assert "it is started again and plays the batch once more" in told
+
+
+@pytest.mark.slow
+def test_a_process_that_is_out_of_memory_time_after_time_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.rollout.process._MAX_RESTARTS", 1)
+    with pytest.raises(RunError, match=r"out of memory \(.*2 times with the same batch. A smaller rollout.max_conc"):
+        played_thrice("Hungry")
 
 
 def test_a_process_that_is_lost_time_after_time_ends_the_run(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,3 +436,24 @@ def test_a_run_ahead_killed_at_any_moment_resumes_to_the_same_end(config: Path, 
         assert records(folder) == records(whole)
         resumed += 1
     assert resumed >= kills // 2
+
+
+@pytest.mark.slow
+def test_memory_of_both_processes_is_flat_over_two_hundred_batches_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[tuple[int, int]] = []
+    real = RolloutProcess.finish
+
+    def finish(self: RolloutProcess, *arguments: Any) -> Any:
+        result = real(self, *arguments)
+        sizes.append((resident_bytes(), resident_bytes(self._process.pid)))
+        return result
+
+    monkeypatch.setattr(RolloutProcess, "finish", finish)
+    changes = {"rollout__ahead": 1, "train__group_size": 4, "checkpoint__every": 20, "eval__every": 50}
+    assert run_small(tmp_path / "run", train__steps=200, **changes) == 0
+    assert len(sizes) >= 200
+    for name, before, after in zip(("learner", "rollout process"), sizes[60], sizes[-1], strict=True):
+        grown = after - before
+        assert grown < 8 << 20, f"{name}: {grown / 2**20:.1f} MiB more after {len(sizes) - 61} further batches"

@@ -74,7 +74,7 @@ def learn_batch(
     everywhere = processes.gather(penalized_rewards(mine, penalties))
     elsewhere = [rewards for rank, many in enumerate(everywhere) if rank != processes.rank for rewards in many]
     worth = advantages(mine, config.advantage, penalties=penalties, other_ranks=elsewhere)
-    return learner.update(assemble(mine, worth, drop_equal=config.advantage.drop_equal)).steps
+    return learner.update(assemble(mine, worth, drop_equal=config.train.refill is not None)).steps
 
 
 def learn(
@@ -128,7 +128,7 @@ SHARD = {"lr": 3e-3, "max_reuse": 3, "microbatch_tokens": 64, "shard": True}
 SETTINGS: dict[str, tuple[Config, bool]] = {
     "plain": (settings(), False),
     "tied": (settings(gate={**GATE, "energy": "tied"}), True),
-    "batch statistics": (settings(advantage={"estimator": "reinforce_pp", "drop_equal": True}), False),
+    "batch statistics": (settings(advantage={"estimator": "reinforce_pp"}, train={"refill": 1.0}), False),
     "m2po": (settings(loss={"kind": "m2po", "m2_threshold": 1e-4}), False),
     "masks": (
         settings(loss={"kind": "dppo", "sequence_mask": "max", "sequence_limit": 52.0}),

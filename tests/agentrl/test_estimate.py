@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
 from agentrl.config.read import build_config, load_config
+from agentrl.config.schema import TinyModelConfig
 from agentrl.dry_run.estimate import (
     CPU,
     BatchSplit,
@@ -30,10 +32,21 @@ from agentrl.dry_run.estimate import (
     trained_parameters,
 )
 from agentrl.dry_run.schedule import _KNOWN_SHAPES, _phases, format_hours, model_shape, warnings_of
+from agentrl.environment.pool import EnvPool
+from agentrl.environment.spec import EnvironmentSpec
+from agentrl.envs.spaces import FreeText
+from agentrl.learner.credit import assign_credit
+from agentrl.learner.learner import TorchLearner
 from agentrl.model.head import default_chunk
+from agentrl.model.processes import ALONE
+from agentrl.model.tiny import build_tiny_model, build_tokenizer
 from agentrl.model.weights import add_lora, computing
+from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Sampling
 from agentrl.rollout.engines.local import LocalEngine
+from agentrl.rollout.rollout import Rollout
+from agentrl.rollout.tasks import TaskSampler
+from tests.agentrl.helpers import TEXTS
 from tests.agentrl.test_model_families import FAMILIES, TOKENIZER, make_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -277,3 +290,54 @@ def test_one_step_ahead_a_batch_takes_as_long_as_its_longer_half() -> None:
     items = [Item("decoding", 5.0, ""), Item("reading prompts", 1.0, ""), Item("updates", 3.0, "")]
     overlap = BatchSplit.of([*items, Item("reference policy", 1.0, "")])
     assert (overlap.in_turn, overlap.ahead, overlap.engines) == (10.0, 6.0, 1.5)
+    assert overlap.share(2) == (1, 1)
+    assert overlap.share(5) == (2, 3)  # max(4 / 2, 6 / 3)
+    assert overlap.share(16) == (6, 10)  # max(4 / 6, 6 / 10) = 2 / 3; 7 : 9 would be as good
+    assert BatchSplit(1.0, 99.0).share(8) == (7, 1)
+
+
+class Reciter(gymnasium.Env[str, str]):
+    """A long text, and an answer as long as may be; won where its length is even."""
+
+    metadata: dict[str, Any] = {}  # noqa: RUF012
+    observation_space = action_space = FreeText()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+        super().reset(seed=seed)
+        return " ".join([TEXTS[0]] * 11), {}
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        return "", float(len(action) % 2), True, False, {}
+
+
+@pytest.mark.slow
+def test_the_split_between_rollouts_and_updates_is_the_measured_one_within_a_factor_of_two() -> None:
+    """Rows that are full, in a model large enough that arithmetic is what takes the time, in CPU seconds."""
+    tokenizer = build_tokenizer(TEXTS)
+    sizes = {"hidden_size": 256, "intermediate_size": 768, "num_layers": 4, "num_heads": 8, "num_kv_heads": 4}
+    module = build_tiny_model(TinyModelConfig(**sizes), tokenizer).eval()
+    tree = {
+        "env": {"id": f"{__name__}:Reciter"},
+        "rollout": {"max_turns": 1, "max_new_tokens": 64, "max_context_tokens": 256, "max_concurrent": 64},
+        "train": {"groups_per_step": 8, "group_size": 8},
+        "loss": {"kl_coef": 0.0},
+        "learner": {"max_reuse": 2},
+        "gate": {"kind": "none"},
+        "tracking": {"divergence_every": 0},
+    }
+    config = build_config(tree)
+    engine = LocalEngine(module, tokenizer, max_concurrent=64, max_context_tokens=256)
+    chat, pool = Chat(tokenizer, stop_ids=[tokenizer.eos_token_id]), EnvPool(EnvironmentSpec(config.env.id, "train"))
+    rollout = Rollout(engine, chat, pool, config.rollout, seed=0)
+    learner = TorchLearner(module, config, pad_id=0)
+    sampler = TaskSampler(config.env.id, "train", indices=None, seed=0)
+    for _ in range(2):  # the first one warms up
+        batch = rollout.play(sampler.take(8), group_size=8)
+        engine.load_weights([], version=1)
+        update = learner.update(assign_credit(batch.groups, config, learner=learner, processes=ALONE))
+    assert update.num_steps == 2
+    assert sum(len(row.ids) for row in batch.rows) > 0.9 * 64 * 256
+    split = BatchSplit.of(batch_seconds(Shape.of(module.config), config, updates=2, device=CPU))
+    measured = BatchSplit(batch.seconds[1], update.seconds[1])
+    print(f"rollouts : updates {split.engines:.2f} estimated, {measured.engines:.2f} measured, {measured}")
+    assert 0.5 < split.engines / measured.engines < 2

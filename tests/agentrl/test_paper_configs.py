@@ -9,6 +9,8 @@ from agentrl import train
 from agentrl.command.guard import main_guard
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config
+from agentrl.dry_run.estimate import GPU, BatchSplit, Shape, batch_seconds
+from agentrl.dry_run.schedule import model_shape
 from agentrl.environment.pool import EnvironmentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,3 +95,18 @@ def test_the_readmes_commands_fit_their_gpus(
         words = command.split("-m agentrl.train ")[1].replace("--dry-run", "").split()
         assert main_guard(lambda words=words: train.main([str(ROOT / words[0]), *words[1:], "--dry-run"])) == 0
         assert all(gib < 75 for gib in phases(capsys.readouterr().out)), command
+
+
+def test_the_docs_say_how_many_of_sixteen_gpus_learn_and_play() -> None:
+    """learner : engines one step ahead, with single use and with all four, by the formula of `--dry-run`."""
+    text = README.read_text()
+    for path in CONFIGS:
+        config = load(path)
+        shape = Shape.of(model_shape(config))
+        shares = []
+        for updates in (1, 4):
+            items = batch_seconds(shape, config, updates=updates, device=GPU, processes=16)
+            learners, engines = BatchSplit.of(items).share(16)
+            shares.append(f"{learners} : {engines}")
+        row = f"| `{path.stem}` | {' | '.join(shares)} |"
+        assert row in text, row
