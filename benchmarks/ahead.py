@@ -26,6 +26,7 @@ import numpy as np
 
 from agentrl.analysis.speedup import paired_difference
 from agentrl.envs.alfworld.env import ALFWorldEnv
+from agentrl.runs.metrics import clock_seconds
 
 # arm -> (rollout.ahead, threads of torch, rollout.spare_groups)
 ARMS = {
@@ -70,17 +71,14 @@ def measure(config: str, arm: str, seed: int, folder: Path, more: list[str]) -> 
         note.write_text(json.dumps({"wall": wall, "cpu": cpu, "load": os.getloadavg()[1]}))
     measured: dict[str, float] = json.loads(note.read_text())
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return measured | batch_times([r for r in records if r["kind"] == "train"], ahead=ahead) | last_success(records)
+    return measured | batch_times([r for r in records if r["kind"] == "train"]) | last_success(records)
 
 
-def batch_times(records: list[dict[str, Any]], *, ahead: int) -> dict[str, float]:
-    """Seconds of all batches, what the learner waited of them, and their CPU seconds."""
-    updates = sum(r["time/update_s"] for r in records)
-    # Ahead, only the first batch and the rest of each later one are waited for.
-    waited = [r.get("time/wait_s", 0.0) for r in records] + [records[0]["time/rollout_s"]]
-    idle = sum(waited) if ahead else sum(r["time/rollout_s"] for r in records)
+def batch_times(records: list[dict[str, Any]]) -> dict[str, float]:
+    """Seconds of all batches, the share of them that the learner waited, and their CPU seconds."""
+    seconds, updates = sum(map(clock_seconds, records)), sum(r["time/update_s"] for r in records)
     cpu = sum(r["time/rollout_cpu_s"] + r["time/update_cpu_s"] for r in records)
-    return {"batches": updates + idle, "idle": idle / (updates + idle), "batches_cpu": cpu}
+    return {"batches": seconds, "idle": 1 - updates / seconds, "batches_cpu": cpu}
 
 
 def last_success(records: list[dict[str, Any]]) -> dict[str, float]:

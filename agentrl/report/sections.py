@@ -7,6 +7,7 @@ from agentrl.analysis.speedup import degradation_onset
 from agentrl.config.describe import leaves
 from agentrl.report.charts import Chart, Histogram, Series, Timeline
 from agentrl.report.view import RunView, name_policy, rate_factors, success_interval
+from agentrl.runs.metrics import clock_seconds
 
 
 class Tile(NamedTuple):
@@ -83,9 +84,9 @@ def _cost_tiles(run: RunView) -> Iterator[Tile]:
     factors = rate_factors(run)[1]
     if factors:
         yield Tile("rate", f"{factors[-1]:.3g}", f"of {run.config['learner']['lr']:g}; set by the gate")
-    rollout, update = (sum(batch[f"time/{name}_s"] for batch in batches) for name in ("rollout", "update"))
-    share = rollout / max(1e-9, rollout + update)
-    yield Tile("time", duration(rollout + update), f"{share:.0%} of it rollouts")
+    seconds = sum(map(clock_seconds, batches))
+    share = 1 - sum(batch["time/update_s"] for batch in batches) / max(1e-9, seconds)
+    yield Tile("time", duration(seconds), f"{share:.0%} of it waiting for rollouts")
 
 
 def run_charts(run: RunView) -> Iterator[Chart | Histogram]:

@@ -12,6 +12,7 @@ from agentrl.config.describe import leaves
 from agentrl.errors import CheckpointError
 from agentrl.report.archive import Archive
 from agentrl.runs.folder import read_metrics, read_recorded_config, read_versions
+from agentrl.runs.metrics import clock_seconds
 from agentrl.types import Metrics
 
 _IN_POLICY = {"gate.kind", "gate.tau", "gate.k", "gate.stop_prob", "gate.target", "learner.max_reuse"}
@@ -80,7 +81,10 @@ class RunView:
 
     def seconds_at(self, step: int, *, clock: str = "cpu_s") -> float:
         """Seconds of rollouts and updates by the end of a rollout batch: `cpu_s` of the processor, `s` on the clock."""
-        return sum(b[f"time/rollout_{clock}"] + b[f"time/update_{clock}"] for b in self.batches if b["step"] <= step)
+        batches = [batch for batch in self.batches if batch["step"] <= step]
+        if clock == "s":
+            return sum(map(clock_seconds, batches))
+        return sum(batch[f"time/rollout_{clock}"] + batch[f"time/update_{clock}"] for batch in batches)
 
 
 def load_runs(folders: Sequence[Path]) -> list[RunView]:

@@ -83,9 +83,10 @@ class BatchStream:
 
     def meet(self) -> dict[str, float]:
         """Wait for the batch in flight; how long that took. Why it could not be played is told by the next `play`."""
-        if not self._is_in_flight:
+        if not isinstance(self.rollout, DistantRollout):
             return {}
-        assert isinstance(self.rollout, DistantRollout)
+        if not self._is_in_flight:
+            return {"time/wait_s": 0.0}
         started = time.perf_counter()
         self._is_in_flight = False
         try:

@@ -107,9 +107,23 @@ def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:
     }
 
 
+def clock_seconds(record: Metrics) -> float:
+    """Seconds that a rollout batch took: rollouts, then updates; where the next batch was played meanwhile, what was
+    waited of it.
+
+    >>> clock_seconds({"step": 2, "time/rollout_s": 3.0, "time/update_s": 4.0})
+    7.0
+    >>> clock_seconds({"step": 2, "time/rollout_s": 3.0, "time/update_s": 4.0, "time/wait_s": 0.5})
+    4.5
+    """
+    rollout, update, waited = (float(record.get(f"time/{name}_s", 0.0)) for name in ("rollout", "update", "wait"))
+    is_waited_for = "time/wait_s" not in record or record["step"] == 1
+    return (rollout if is_waited_for else 0.0) + update + waited
+
+
 def outcome(record: Metrics) -> str:
     """What a person wants to see of a rollout batch, in one line."""
-    seconds = record["time/rollout_s"] + record["time/update_s"]
+    seconds = clock_seconds(record)
     tokens = record.get("engine/generated_tokens", 0.0) / seconds if seconds else 0.0
     return (
         f"success {record['rollout/success']:.0%}, reward {record['rollout/reward']:.3g}, "

@@ -362,7 +362,8 @@ def test_every_batch_is_played_with_the_weights_after_the_batch_before_the_last(
     for step in range(1, 5):
         lines = (whole / "trajectories" / f"step-{step:06d}.jsonl").read_text().splitlines()
         assert {json.loads(line)["policy_version"] for line in lines} == {updates[max(0, step - 2)]}
-    assert [record["step"] for record in steps if "time/wait_s" in record] == [1, 2, 3]
+    assert [record["step"] for record in steps if "time/wait_s" in record] == [1, 2, 3, 4]
+    assert steps[3]["time/wait_s"] == 0, "nothing comes behind the last batch"
     assert steps[0]["learner/lag_kl"] == pytest.approx(0, abs=1e-9)
     assert steps[1]["learner/lag_kl"] > 0
     assert steps[1]["learner/lag_ess"] < 1 < steps[1]["learner/lag_max_ratio"]
