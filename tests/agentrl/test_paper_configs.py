@@ -89,7 +89,7 @@ def test_the_readmes_commands_fit_their_gpus(
     commands = [line for line in text.splitlines() if "-m agentrl.train configs/paper/" in line]
     worlds = [re.search(r"num_processes (\d+)|WORLD_SIZE=(\d+)", command) for command in commands]
     sizes = [next(filter(None, world.groups())) if world else "1" for world in worlds]
-    assert sizes == ["1", "8", "16", "16"], "one GPU, one node, two nodes, the schedule of two nodes"
+    assert sizes == ["1", "1", "8", "16", "16"], "one GPU, the same offloaded, one node, two nodes, the schedule of two"
     for command, size in zip(commands, sizes, strict=True):
         monkeypatch.setenv("WORLD_SIZE", size)
         words = command.split("-m agentrl.train ")[1].replace("--dry-run", "").split()
