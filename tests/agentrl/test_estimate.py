@@ -304,7 +304,7 @@ class Reciter(gymnasium.Env[str, str]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         super().reset(seed=seed)
-        return " ".join([TEXTS[0]] * 11), {}
+        return " ".join([TEXTS[0]] * 14), {}
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         return "", float(len(action) % 2), True, False, {}
