@@ -84,7 +84,7 @@ def _one_for_all(seen: Seen) -> Iterator[Cause]:
             "template_collapse", "answers hardly depend on the task any more: a word of them tells "
             f"{max(0, told):.2g} nats about it, {best:.2g} before.",
             "Go back to a checkpoint with a lower learner.lr or learner.max_reuse, leave out groups of equal rewards "
-            "(advantage.drop_equal), and see whether one answer is paid for on every task.",
+            "(train.refill), and see whether one answer is paid for on every task.",
         )  # fmt: skip
 
 
