@@ -51,6 +51,9 @@ def test_env_when_playing_a_benchmark_then_gives_its_own_text_and_describes_the_
     env = gymnasium.make("agentrl/Math-v0", split="test", data="math500", data_dir=folder)
     problem, info = env.reset(options={"task": 1})
     assert problem == "Half of one?"
+    guesses = info.pop("random_actions")
+    assert len(guesses) == 16
+    assert all(guess.startswith(r"\boxed{") for guess in guesses)
     assert info == {
         "category": "Algebra",
         "metadata": {"benchmark": "math500", "subject": "Algebra", "level": 1},
