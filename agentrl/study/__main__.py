@@ -87,19 +87,19 @@ def main(argv: list[str] | None = None) -> int:
     if unknown:
         raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(study.config.stages)}.")
     require_arms(filter(None, [options.reference, *(options.summary or [])]), study.config.arms)  # before it costs
-    if options.plan:
-        return print_plan(study)
     stages = options.stage or list(study.config.stages)
+    if options.plan:
+        return print_plan(study, stages)
     code = run_study(study, stages=stages, jobs=options.jobs, budget_s=options.budget_s)
     show([Path(study.config.results).expanduser()], options)
     return code
 
 
-def print_plan(study: Study) -> int:
-    """One line a run."""
+def print_plan(study: Study, stages: list[str]) -> int:
+    """One line a run of these stages."""
     measured = on_file(study)
     runner, cells = Runner(study, measured=measured), planned(study, measured)
-    for stage in study.config.stages:
+    for stage in stages:
         if stage not in cells:
             print(f"{stage}: waits for an earlier stage")
         for cell in cells.get(stage, []):

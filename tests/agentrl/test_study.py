@@ -258,6 +258,8 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     shutil.rmtree(tmp_path / "runs")  # the results file remembers what was measured
     assert main([str(path), "--plan"]) == 0
     assert " open " not in capsys.readouterr().out
+    assert main([str(path), "--plan", "--stage", "tune"]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()} == {"tune"}
     assert main([str(path), "--figures", str(tmp_path / "figures")]) == 0
     assert json.loads((tmp_path / "results.json").read_text())["runs"] == runs
     assert sorted(file.name for file in (tmp_path / "figures").iterdir()) == [
