@@ -47,7 +47,7 @@ def _line(runs: list[RunView], label: str) -> Line:
         success=[[record["eval/success"] for record in run.evals] for run in runs],
         costs={
             "rollouts": [[run.episodes_at(step) for step in steps[0]] for run in runs],
-            "CPU seconds of rollouts and updates": [[run.seconds_at(step) for step in steps[0]] for run in runs],
+            "CPU seconds of rollouts and updates": [[run.cpu_seconds_at(step) for step in steps[0]] for run in runs],
         },
         steps=[float(step) for step in steps[0]],
         monitors=_monitors(updates),

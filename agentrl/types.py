@@ -178,6 +178,11 @@ class Group:
         return np.array([t.reward for t in self.trajectories], dtype=np.float64)
 
     @property
+    def rewards_differ(self) -> bool:
+        """Whether some episode did better than another: what advantages are made of."""
+        return bool(np.ptp(self.rewards) > 0)
+
+    @property
     def outcomes_differ(self) -> bool:
         """Whether not all of its episodes came to the same outcome: what `train.refill` looks at."""
         return len({t.outcome for t in self.trajectories}) > 1

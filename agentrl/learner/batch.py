@@ -91,7 +91,7 @@ def assemble(
             2503.14476, section 3.2).
     """
     rows = []
-    mixed = [bool(np.ptp(group.rewards) > 0) for group in groups]
+    mixed = [group.rewards_differ for group in groups]
     for group, per_trajectory in zip(groups, advantages, strict=True):
         if drop_equal and not group.outcomes_differ:
             continue

@@ -127,7 +127,7 @@ def runs_table(runs: Sequence[RunView]) -> ComparisonTable:
         reward = run.evals[-1].get("eval/reward") if run.evals else None
         cost = run.batches[-1] if run.batches else {}
         costs = [f"{cost.get(f'cost/{name}', 0):,}" for name in ("episodes", "optimizer_steps", "discarded_steps")]
-        time = duration(run.seconds_at(cost.get("step", 0)))
+        time = duration(run.cpu_seconds_at(cost.get("step", 0)))
         rows.append([run.label, rates[0], rates[-1], "-" if reward is None else f"{reward:.3g}", *costs, time])
     columns = ["run", "start", "end", "mean reward", "rollouts", "gradients", "discarded", "CPU time"]
     return ComparisonTable("Runs", columns, rows, "")

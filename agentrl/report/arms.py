@@ -43,7 +43,7 @@ class Arm:
         """One of `COSTS`, spent by each evaluation, [S][E]."""
         if name == "rollouts":
             return [[float(run.episodes_at(step)) for step in self.steps] for run in self.runs]
-        return [[run.seconds_at(step, clock="s") for step in self.steps] for run in self.runs]
+        return [[run.seconds_at(step) for step in self.steps] for run in self.runs]
 
     def ends(self, key: str = "success") -> list[float]:
         """Mean of the last five evaluations, that before training left out where there are others, [S]."""

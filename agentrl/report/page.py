@@ -66,10 +66,8 @@ def render_page(runs: list[RunView], *, beside: str | None = None, level: float 
         title = " ".join(filter(None, (runs[0].environments, runs[0].played))) + f": {runs[0].name}"
         body = contents[0]
     else:
-        title, body = (
-            f"{len(runs)} runs compared",
-            render("runs.html", runs=runs, contents=contents, comparison=comparison),
-        )
+        title = f"{len(runs)} runs compared"
+        body = render("runs.html", runs=runs, contents=contents, comparison=comparison)
     html = assemble(title, body, beside=outside)
     keys = {f"{i}/{name}": text for i, own in enumerate(pieces) for name, text in own.items()} if outside else {}
     return Page(html, {f"{key}.js": piece_script(key, text) for key, text in keys.items()}, comparison)

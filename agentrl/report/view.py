@@ -79,12 +79,13 @@ class RunView:
         done = [batch["cost/episodes"] for batch in self.batches if batch["step"] <= step]
         return int(done[-1]) if done else 0
 
-    def seconds_at(self, step: int, *, clock: str = "cpu_s") -> float:
-        """Seconds of rollouts and updates by the end of a rollout batch: `cpu_s` of the processor, `s` on the clock."""
-        batches = [batch for batch in self.batches if batch["step"] <= step]
-        if clock == "s":
-            return sum(map(clock_seconds, batches))
-        return sum(batch[f"time/rollout_{clock}"] + batch[f"time/update_{clock}"] for batch in batches)
+    def cpu_seconds_at(self, step: int) -> float:
+        """CPU seconds of rollouts and updates by the end of a rollout batch."""
+        return sum(b["time/rollout_cpu_s"] + b["time/update_cpu_s"] for b in self.batches if b["step"] <= step)
+
+    def seconds_at(self, step: int) -> float:
+        """Seconds on the clock of all batches by the end of one."""
+        return sum(clock_seconds(batch) for batch in self.batches if batch["step"] <= step)
 
 
 def load_runs(folders: Sequence[Path]) -> list[RunView]:

@@ -27,7 +27,7 @@ def health_metrics(groups: Sequence[Group]) -> Metrics:
     played = [trajectory for group in groups for trajectory in group.trajectories]
     turns = [turn for trajectory in played for turn in trajectory.turns]
     said = [[answer_words(trajectory) for trajectory in group.trajectories] for group in groups]
-    equal = sum(bool(group.rewards.max() == group.rewards.min()) for group in groups)
+    equal = sum(not group.rewards_differ for group in groups)
     return {
         "health/truncated": sum(t.status in _CUT for t in played) / max(1, len(played)),
         "health/equal_groups": equal / max(1, len(groups)),

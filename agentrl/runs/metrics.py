@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from agentrl.config.schema import Config
 from agentrl.learner.protocol import Update
 from agentrl.rollout.rollout_batch import RolloutBatch
@@ -99,7 +97,7 @@ def reward_metrics(played: Sequence[Trajectory], prefix: str = "reward") -> Metr
 
 def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:
     """What the groups have to teach."""
-    num_mixed = sum(bool(np.ptp(group.rewards) > 0) for group in batch.groups)
+    num_mixed = sum(group.rewards_differ for group in batch.groups)
     return {
         "batch/groups": len(batch.groups),
         "batch/mixed_groups": num_mixed,

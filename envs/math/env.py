@@ -50,7 +50,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
     split by), `random_actions` (answers to other problems of the set: chance), and `expert_action` where an expert is
     asked for. info at steps: `success`, `score`, `answer` (the answer found, in one spelling for all writings of one
     number; None without one), `is_valid_action` (an answer was found), `verdict` (what decided it, see
-    `AnswerVerdict.decided_by`), `category`, `metadata`, `random_actions`.
+    `AnswerVerdict.decided_by`), `category`, `metadata`.
 
         env = gymnasium.make("agentrl/Math-v0", split="test", data="math500", data_dir="data/math")
         problem, info = env.reset(options={"task": 0})
@@ -146,6 +146,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         if self.use_library:
             start_workers()
         info = {**self._describe(), "task": f"{self.problem.source}/{self.problem.id}"}
+        info["random_actions"] = self._guesses()
         if self.expert:
             careful = self.expert == "careful"
             random = None if careful else self.np_random
@@ -185,7 +186,7 @@ class MathEnv(gymnasium.Env[str, str], EzPickle):
         metadata = {"benchmark": self.problem.source, **self.problem.metadata}
         level = f"level {metadata['level']}" if "level" in metadata else self.problem.source
         category = self.problem.source if self._mixed else str(metadata.get("subject", level))
-        return {"category": category, "metadata": metadata, "random_actions": self._guesses()}
+        return {"category": category, "metadata": metadata}
 
     def _guesses(self) -> list[str]:
         """Answers to other problems of the set, the same ones whenever this problem is put."""
