@@ -1,5 +1,6 @@
 """The wheel is the product: built here, used in an environment of its own, among the user's own packages."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -108,6 +109,7 @@ def call(folder: Path, *command: str | Path, code: int = 0) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_wheel_and_sdist_hold_every_file_and_the_sdist_makes_the_same_wheel(built: Path) -> None:
     wheels = [next(folder.glob("*.whl")) for folder in (built, built / "again")]
     assert wheels[0].name.startswith("agentrl_dgg-")
@@ -144,6 +146,7 @@ def test_from_a_folder_of_the_users_own_packages_the_wheel_trains_evaluates_and_
     assert "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_the_wheel_lists_its_configs_and_its_hints_name_the_distribution(home: Path, python: Path) -> None:
     out = call(home, python, "-m", "agentrl.train", "--list")
     assert "quickstart " in out
@@ -153,21 +156,42 @@ def test_the_wheel_lists_its_configs_and_its_hints_name_the_distribution(home: P
     call(home, python, "-c", "from agentrl.config.shipped import shipped_configs as s; open(s()['study/math'])")
 
 
-@pytest.mark.parametrize("name", list(COMMANDS))
-def test_help_of_every_command_comes_at_once(name: str) -> None:
-    used = []
-    forms = [["-m", "agentrl", name]]
-    if name.replace("-", "_") in PARSERS:
-        forms.append(["-m", COMMANDS[name][0].removesuffix(".__main__")])
-    for words in forms:
-        before = os.times()
-        out = subprocess.run(
-            [sys.executable, *words, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
-        ).stdout
-        after = os.times()
-        assert out.startswith("usage: ")
-        used.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert max(used) < 1.0, used
+HELP = """
+import contextlib, io, json, runpy, sys
+
+for form, name in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    sys.argv = [name, *([] if form == "module" else [form]), "--help"]
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        runpy.run_module("agentrl" if form != "module" else name, run_name="__main__", alter_sys=True)
+    print(json.dumps([name, out.getvalue()[:7], sorted({module.partition(".")[0] for module in sys.modules})]))
+"""
+HEAVY = {
+    "torch",
+    "transformers",
+    "accelerate",
+    "vllm",
+    "faiss",
+    "sentence_transformers",
+    "scipy",
+    "sympy",
+    "pandas",
+}
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    forms = [(name, name) for name in COMMANDS]
+    forms += [
+        ("module", COMMANDS[name][0].removesuffix(".__main__"))
+        for name in COMMANDS
+        if name.replace("-", "_") in PARSERS
+    ]
+    command = [sys.executable, "-W", "ignore", "-c", HELP, json.dumps(forms)]
+    lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(lines) == len(forms)
+    for name, start, loaded in map(json.loads, lines):
+        assert start == "usage: ", name
+        assert not HEAVY & set(loaded), name
 
 
 def test_every_command_has_a_module_and_every_figure_a_function() -> None:
