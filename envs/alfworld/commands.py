@@ -7,7 +7,8 @@ import tarfile
 import warnings
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ from agentrl.envs.alfworld.sources import Games, available_splits, open_games
 from agentrl.envs.alfworld.zipped import archived_games, is_archive, read_archived
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.options import check_at_least
+
+_Games = Iterator[tuple[str, dict[str, Any]]]
+"""(name, content) of games."""
 
 # -------------------------------------------------------------------- stats
 
@@ -119,29 +123,11 @@ def pack(options: argparse.Namespace) -> None:
         print(f"  {reason}")
 
 
-def _read_folder(folder: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, content) of the playable games in a folder; reasons for leaving out others are added to `left_out`."""
-    if not folder.is_dir():
-        raise DataError(f"{folder} does not exist.")
-    root = version_folder(folder)
-    for split in SPLITS:
-        for name in names_below(root, split):
-            try:
-                data = read_game_file(root / name / GAME_FILE)
-            except DataError as error:
-                left_out.append(str(error))
-                continue
-            if data["solvable"]:
-                yield name, data
-            else:
-                left_out.append(f"{name}: unsolvable")
-
-
-def _read_zip(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Like `_read_folder`, for a zip archive."""
-    for name in archived_games(path):
+def _playable(games: Iterable[tuple[str, Callable[[], dict[str, Any]]]], left_out: list[str]) -> _Games:
+    """The playable ones of (name, reader of the content); why others are left out is added to `left_out`."""
+    for name, read in games:
         try:
-            data = read_archived(path, name)
+            data = read()
         except DataError as error:
             left_out.append(str(error))
             continue
@@ -151,28 +137,35 @@ def _read_zip(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, 
             left_out.append(f"{name}: unsolvable")
 
 
-def _read_tar(path: Path, left_out: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Like `_read_folder`, for a tar archive, in the archive's order."""
+def _read_folder(folder: Path, left_out: list[str]) -> _Games:
+    """The playable games in a folder."""
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist.")
+    root = version_folder(folder)
+    names = (name for split in SPLITS for name in names_below(root, split))
+    yield from _playable(((name, partial(read_game_file, root / name / GAME_FILE)) for name in names), left_out)
+
+
+def _read_zip(path: Path, left_out: list[str]) -> _Games:
+    """The playable games in a zip archive."""
+    yield from _playable(((name, partial(read_archived, path, name)) for name in archived_games(path)), left_out)
+
+
+def _read_tar(path: Path, left_out: list[str]) -> _Games:
+    """The playable games in a tar archive, in the archive's order."""
     try:
         with tarfile.open(path) as archive:
-            for member in archive:
-                name = game_name(member.name)
-                if name is None:
-                    continue
-                file = archive.extractfile(member)
-                assert file is not None
-                try:
-                    data = parse_game_file(file.read(), where=f"{path}, {member.name}")
-                except DataError as error:
-                    left_out.append(str(error))
-                    continue
-                if data["solvable"]:
-                    yield name, data
-                else:
-                    left_out.append(f"{name}: unsolvable")
+            games = ((game_name(member.name), partial(_read_member, archive, member, path)) for member in archive)
+            yield from _playable(((name, read) for name, read in games if name is not None), left_out)
     except (tarfile.TarError, EOFError, lzma.LZMAError, zlib.error, OSError) as error:
         reason = str(error).partition("\n")[0]  # tarfile lists on further lines what else it tried
         raise DataError(f"{path}: expected an official folder or a whole tar archive of one ({reason}).") from error
+
+
+def _read_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> dict[str, Any]:
+    file = archive.extractfile(member)
+    assert file is not None
+    return parse_game_file(file.read(), where=f"{path}, {member.name}")
 
 
 # -------------------------------------------------------------------- play
