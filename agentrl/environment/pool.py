@@ -18,6 +18,7 @@ import gymnasium
 
 from agentrl.common.event_loops import run_coroutine
 from agentrl.common.plugins import HERE
+from agentrl.common.process_end import end_process
 from agentrl.config.defaults import default_workers
 from agentrl.config.schema import RolloutConfig
 from agentrl.console import note
@@ -318,11 +319,7 @@ class _Worker:
             process, self._process = self._process, None
             pipe, self._pipe = self._pipe, None
             self._first_bytes = 0
-        if process is not None:
-            process.kill()
-            process.join()
-        if pipe is not None:
-            pipe.close()
+        end_process(process, pipe)
 
     def close(self) -> None:
         """Stop the process for good, whatever a thread still asks of it."""

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import torch.multiprocessing
 
+from agentrl.common.process_end import end_process
 from agentrl.console import note
 from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.probe import resident_bytes
@@ -238,11 +239,7 @@ class RolloutProcess:
         process, self._process = self._process, None
         pipe, self._pipe = self._pipe, None
         self._first_bytes = 0
-        if process is not None:
-            process.kill()
-            process.join()
-        if pipe is not None:
-            pipe.close()
+        end_process(process, pipe)
         if self._weights_root is not None and self._life:
             name = f"{self._order.folder}-{self._order.rank}-{self._life}"
             shutil.rmtree(self._weights_root / name, ignore_errors=True)
