@@ -1,6 +1,7 @@
 """The arrows of the design: who may import whom, read from the source text, function bodies included."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,7 @@ EXTRAS = {
 }  # fmt: skip
 
 
+@cache
 def modules() -> list[tuple[str, Path]]:
     found = []
     for folder, prefix in (("agentrl", ""), ("envs", "agentrl."), ("retriever", "agentrl.")):
@@ -84,9 +86,15 @@ def modules() -> list[tuple[str, Path]]:
     return found
 
 
-def imports(path: Path, package: str) -> list[tuple[str, bool]]:
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imports(path: Path) -> list[tuple[str, bool]]:
     """(imported module, whether at the top of the file) of every import statement."""
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     inside = {
         id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for n in ast.walk(f)
     }
@@ -112,7 +120,7 @@ def allowed_for(module: str) -> set[str]:
 def test_imports_follow_the_arrows(module: str, path: Path) -> None:
     room = ".".join(module.split(".")[:2])
     allowed = allowed_for(module) | {room}
-    for name, _ in imports(path, module):
+    for name, _ in imports(path):
         if name.split(".")[0] == "agentrl":
             assert any(name == known or name.startswith(known + ".") for known in allowed), f"{module} imports {name}"
             assert not any(name == known or name.startswith(known + ".") for known in COMMANDS), (
@@ -122,7 +130,7 @@ def test_imports_follow_the_arrows(module: str, path: Path) -> None:
 
 @pytest.mark.parametrize(("module", "path"), modules(), ids=lambda value: value if isinstance(value, str) else "")
 def test_packages_of_extras_are_imported_lazily_and_ours_never_are(module: str, path: Path) -> None:
-    for name, at_top in imports(path, module):
+    for name, at_top in imports(path):
         root = name.split(".")[0]
         assert not (root in EXTRAS and at_top), f"{module} imports {name} at its top"
         if root == "agentrl":
@@ -151,7 +159,7 @@ def test_no_two_modules_have_one_name() -> None:
 def test_no_two_classes_have_one_name() -> None:
     found: dict[str, list[str]] = {}
     for module, path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, []).append(module)
     twice = {name: where for name, where in found.items() if len(where) > 1}
@@ -161,7 +169,7 @@ def test_no_two_classes_have_one_name() -> None:
 def test_imports_form_no_circle() -> None:
     known = dict(modules())
     graph = {
-        m: {n for name, _ in imports(p, m) for n in (name, name.rpartition(".")[0]) if n in known and n != m}
+        m: {n for name, _ in imports(p) for n in (name, name.rpartition(".")[0]) if n in known and n != m}
         for m, p in known.items()
     }
     done: set[str] = set()
@@ -179,7 +187,7 @@ def test_imports_form_no_circle() -> None:
 
 def test_rollout_and_learner_never_import_each_other() -> None:
     for module, path in modules():
-        names = [name for name, _ in imports(path, module)]
+        names = [name for name, _ in imports(path)]
         if module.startswith("agentrl.rollout"):
             assert not any(name.startswith("agentrl.learner") for name in names)
         if module.startswith("agentrl.learner"):
@@ -193,9 +201,8 @@ def test_product_code_never_names_test_data_or_local_paths() -> None:
 
 def test_no_code_is_evaluated_from_text_and_no_state_is_pickled() -> None:
     for module, path in modules():
-        tree = ast.parse(path.read_text())
-        for node in ast.walk(tree):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 assert node.func.id not in ("eval", "exec"), f"{module}:{node.lineno}"
-        names = {name.split(".")[0] for name, _ in imports(path, module)}
+        names = {name.split(".")[0] for name, _ in imports(path)}
         assert not names & {"pickle", "dill", "cloudpickle", "shelve", "marshal"}, module
