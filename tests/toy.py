@@ -24,6 +24,24 @@ max_context_tokens = 128
 env_workers = 0
 """
 """Environment, model and limits of a toy experiment, as TOML."""
+IMITATION = """
+[warmstart]
+episodes = 200
+noise = 0.4
+train_noise = true
+passes = 8
+"""
+"""Its warm start, from which it succeeds now and then."""
+TRAINING = """
+[learner]
+lr = 1e-3
+[gate]
+window = 4
+[train]
+groups_per_step = 4
+group_size = 4
+"""
+"""How it learns; the number of batches, `steps = ...`, comes behind it."""
 
 
 class ColourEnv(gymnasium.Env[str, str]):

@@ -39,23 +39,11 @@ from agentrl.runs.ready_batch import read_batch, write_batch
 from agentrl.types import Trajectory
 from tests.agentrl.helpers import TOY, tiny_policy, toy_config, toy_rollout
 from tests.agentrl.test_faults import run as run_small
-from tests.toy import SMALL_CONFIG
+from tests.toy import IMITATION, SMALL_CONFIG, TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""{SMALL_CONFIG}ahead = 1
-[warmstart]
-episodes = 200
-noise = 0.4
-train_noise = true
-passes = 8
-[train]
-steps = 4
-groups_per_step = 4
-group_size = 4
-[learner]
-lr = 1e-3
-[gate]
-window = 4
+{IMITATION}{TRAINING}steps = 4
 [eval]
 tasks = 8
 every = 2
@@ -123,9 +111,8 @@ def test_a_distant_rollout_plays_what_a_near_one_plays_bit_for_bit_and_follows_n
     assert comparable(distant.rollouts["train"].play(tasks, group_size=4)) != comparable(batch)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)], ids=["dies", "hangs"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
 def test_a_process_that_is_lost_in_mid_batch_is_started_again_and_plays_the_same_batch(
     distant: Distant, number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -165,6 +152,7 @@ def test_what_is_raised_in_the_process_is_raised_here_by_its_kind(distant: Dista
     assert distant.rollouts["train"].play(sampler().take(1), group_size=2).groups
 
 
+@pytest.mark.slow
 def test_a_process_whose_memory_grew_is_replaced_between_batches(
     distant: Distant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,7 @@ def test_an_environment_that_never_ends_is_noted(tmp_path: Path, no_process: Non
     assert findings["how episodes end"] == ("note", "40 episodes: still going after 3 steps 100%")
 
 
+@pytest.mark.slow
 def test_a_check_that_ran_out_of_time_says_how_much_it_saw(
     tmp_path: Path, no_process: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,7 +35,7 @@ from agentrl.runs.ready_batch import read_batch, write_batch
 from agentrl.types import Group, Status, Task, Trajectory, Turn
 from tests.agentrl.helpers import TOY, tiny_policy, toy_config, toy_rollout
 from tests.agentrl.processes import together
-from tests.toy import SMALL_CONFIG, ColourEnv, WaitingEnv
+from tests.toy import SMALL_CONFIG, TRAINING, ColourEnv, WaitingEnv
 
 MODULE, TOKENIZER = tiny_policy()
 
@@ -386,16 +386,9 @@ def test_groups_to_spare_of_the_embedded_engine_come_in_an_order_of_ticks_and_al
 # whole runs
 
 CONFIG = f"""{SMALL_CONFIG.replace(TOY, f"{__name__}:Parity")}
-[train]
-steps = 6
-groups_per_step = 4
-group_size = 4
+{TRAINING}steps = 6
 refill = 2.5
 difficulty_band = [0.1, 0.9]
-[learner]
-lr = 1e-3
-[gate]
-window = 4
 [eval]
 tasks = 8
 [checkpoint]

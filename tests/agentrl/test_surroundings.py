@@ -250,6 +250,7 @@ class Wordy(ColourEnv):
 """
 
 
+@pytest.mark.slow
 def test_a_warm_start_is_another_when_code_or_data_of_the_environment_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ def test_tracker_when_its_package_is_missing_then_the_extra_is_named(monkeypatch
         require_trackers(["wandb"])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="needs the extra wandb")
 def test_wandb_without_a_key_then_one_line_before_anything_is_loaded(tmp_path: Path) -> None:
     done = train(tmp_path / "run", "wandb", WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9")

@@ -20,22 +20,10 @@ from agentrl.command.guard import main_guard
 from agentrl.errors import CheckpointError
 from agentrl.runs.checkpoint import find_damage, newest_checkpoint
 from agentrl.runs.folder import read_metrics
-from tests.toy import SMALL_CONFIG
+from tests.toy import IMITATION, SMALL_CONFIG, TRAINING
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = f"""{SMALL_CONFIG}[warmstart]
-episodes = 200
-noise = 0.4
-train_noise = true
-passes = 8
-[train]
-steps = 4
-groups_per_step = 4
-group_size = 4
-[learner]
-lr = 1e-3
-[gate]
-window = 4
+CONFIG = f"""{SMALL_CONFIG}{IMITATION}{TRAINING}steps = 4
 [eval]
 tasks = 16
 [checkpoint]

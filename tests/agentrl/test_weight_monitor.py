@@ -83,7 +83,8 @@ def test_processes_that_hold_shards_measure_what_one_measures(name: str, count: 
             assert found == pytest.approx(expected if rank == 0 or config.learner.shard else {}, rel=1e-6)
 
 
-@pytest.mark.parametrize("tie", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("tie", [False, True])
 def test_what_shards_keep_goes_on_in_any_number_of_processes(tie: bool) -> None:
     config, _ = SETTINGS["sharded"]
     alone = follow(ALONE, config, tie)

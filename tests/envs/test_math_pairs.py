@@ -583,6 +583,7 @@ def test_refused_and_accepted_when_verified_then_err_in_the_named_direction():
     assert all(verify(gold, rf"\boxed{{{answer}}}").correct for gold, answer in pairs(ACCEPTED))
 
 
+@pytest.mark.slow
 def test_fast_path_when_it_decides_a_pair_of_the_table_then_the_library_decides_likewise():
     decided, different = 0, set()
     for gold, answer, _ in PAIRS:

@@ -95,6 +95,7 @@ def test_words_when_longer_than_lucenes_window_then_are_cut_as_it_cuts(text, len
     assert [len(word) for word in words(text)] == lengths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["_", "\u200d", "_\u200d", "_\u0301", "_\u0e31", "_🏽", "ℹ\u200d", 'א"', "#\ufe0f"])
 def test_words_when_nothing_comes_of_a_long_run_then_the_time_is_linear(unit):
     def seconds(count: int) -> float:
