@@ -218,6 +218,7 @@ def test_a_process_that_is_out_of_memory_time_after_time_ends_the_run(monkeypatc
         played_thrice("Hungry")
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_time_after_time_ends_the_run(distant: Distant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The last of those that share the process: it is not started again."""
     real = RolloutProcess._start

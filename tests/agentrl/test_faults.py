@@ -435,6 +435,7 @@ def test_a_disk_that_is_really_full_ends_the_run_and_keeps_the_last_checkpoint(t
     shutil.rmtree(saved)
 
 
+@pytest.mark.slow
 def test_workers_that_start_at_once_leave_the_main_module_as_it_was() -> None:
     main = sys.modules["__main__"]
     before = main.__spec__, main.__dict__.get("__file__", "none")

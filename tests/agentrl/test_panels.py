@@ -105,6 +105,7 @@ def test_a_math_panel_is_the_data_at_hand(name: str, monkeypatch: pytest.MonkeyP
     assert check_panel(panel, load_config(settings_tree({}, panel))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "alfworld").is_dir(), reason="needs the games")
 def test_the_seen_games_are_the_panels_and_a_changed_one_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

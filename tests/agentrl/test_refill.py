@@ -430,7 +430,7 @@ def test_a_refilled_run_counts_every_rollout_and_ends_bit_identical_when_resumed
 def test_a_run_with_groups_to_spare_delivers_every_task_once_also_when_resumed(ahead: int, tmp_path: Path) -> None:
     path, whole, cut = (tmp_path / name for name in ("spare.toml", "whole", "cut"))
     plain = CONFIG.replace("refill = 2.5\ndifficulty_band = [0.1, 0.9]\n", "")
-    path.write_text(plain.replace("\n[train]", "spare_groups = 2\n[train]"))
+    path.write_text(plain.replace("\n[learner]", "spare_groups = 2\n[learner]"))
     words = [str(path), "--rollout.ahead", str(ahead), "--warmstart.cache_dir", str(tmp_path)]
     assert main_guard(lambda: train.main([*words, "--run-dir", str(whole)])) == 0
     shutil.copytree(whole, cut)

@@ -71,6 +71,7 @@ def test_pool_when_a_request_misbehaves_then_it_alone_fails(pool: WorkerPool, ac
     assert pool.call({"action": "echo"}).failure == ""
 
 
+@pytest.mark.slow
 def test_pool_when_the_machine_is_busy_then_who_waits_for_a_core_is_not_killed_by_wall_time():
     """Three spinning programs on each core; the request needs more wall time than its limit, and gets it."""
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3 * (os.cpu_count() or 1))]
