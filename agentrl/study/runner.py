@@ -10,10 +10,11 @@ import runpy
 import shutil
 import sys
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Collection, Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from agentrl.runs.folder import read_last_record
+from agentrl.runs.interruption import Interruption
 from agentrl.study.locks import LOST, held, is_held
 from agentrl.study.plan import Cell, Study, as_words
 
@@ -64,7 +66,7 @@ class Runner:
         # A fork server imports torch once; every run is then a fork of it with clocks that start at zero.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["agentrl.train"])
-        with _progress() as bars:
+        with Interruption(), _ended_with_us(running), _progress() as bars:
             total = bars.add_task(title, total=len(cells))
             while running or (waiting and self.spent_s < self.budget_s):
                 while len(running) < self.jobs and self.spent_s < self.budget_s:
@@ -134,6 +136,18 @@ class Runner:
 
     def _num_steps(self, cell: Cell) -> int | None:
         return dict(cell.overrides).get("train.steps")
+
+
+@contextmanager
+def _ended_with_us(running: Collection[BaseProcess]) -> Iterator[None]:
+    """Whatever ends this command ends its runs too, each with a checkpoint from which it goes on."""
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
 
 
 def is_done(folder: Path) -> bool:

@@ -3,8 +3,10 @@
 import json
 import math
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -226,6 +228,28 @@ def test_shipped_studies_when_loaded_then_every_arm_is_a_valid_experiment(path: 
     study = load_study(path)
     first = next(iter(study.config.stages))
     assert study.cells(first, lambda *_: None)
+
+
+@pytest.mark.slow
+def test_study_when_asked_to_end_then_its_runs_end_with_a_checkpoint(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    base = tmp_path / "base.toml"
+    base.write_text(base.read_text().replace("steps = 2", "steps = 100000"))
+    study = subprocess.Popen([sys.executable, "-m", "agentrl.study", str(path)], cwd=ROOT, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (metrics := list((tmp_path / "runs").glob("*/metrics.jsonl"))) or not metrics[0].read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    study.send_signal(signal.SIGTERM)
+    assert "interrupted" in study.communicate(timeout=60)[1].decode()
+    assert study.returncode == 143
+    (log,) = (tmp_path / "runs").glob("*.log")
+    assert "continue with: python -m agentrl.train --resume" in log.read_text()
+    (folder,) = {path.parent for path in metrics}
+    size = metrics[0].stat().st_size
+    assert any((folder / "checkpoints").glob("step-*"))
+    time.sleep(1)
+    assert metrics[0].stat().st_size == size
 
 
 def test_numbers_when_formatted_then_intervals_and_gaps_are_plain() -> None:
