@@ -162,7 +162,7 @@ def load_study(path: Path) -> Study:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"arm names are letters, digits and _ . + -, got {name!r} ({path}).")
         plain = {key: value for key, value in arm.set.items() if not _is_reference(value)}
-        load_config(study.base, as_words({**config.set, **plain}))
+        load_config(study.base, as_words({**config.set, **plain}), notify=lambda _: None)  # an arm's kind is on purpose
     for name, stage in config.stages.items():
         _check_stage(name, stage, config, path)
     if config.reference not in config.arms:
