@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from agentrl.api_policy.server_options import api_policy_from
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import evaluate_parser, program
+from agentrl.common.data_source import DataSource
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config, EnvConfig
@@ -110,7 +111,7 @@ def run(
         overrides: dotted keys and values, `{"env.eval_split": "valid_seen", "eval.tasks": 50}`.
         policy: `model`, `api`, `human`, `expert` or `random`.
         config: settings instead of those of the run folder.
-        out: folder for samples.jsonl and result.json, which `agentrl report` opens; None: runs/eval-MODEL-TIME.
+        out: folder for samples.jsonl and result.json, which `agentrl report` opens; None: runs/eval-MODEL-SOURCE-TIME.
         json_file: where the result goes too.
         api: the server that plays, with the policy `api`.
         resume: go on with the samples that lie in `out`.
@@ -135,9 +136,8 @@ def run(
         require_splits(settled)
     settled = settle(settled, policy)
     checked = None if frozen is None else _check(frozen, settled)
-    claimed = None
-    if out is None and not resume:
-        claimed = claim_folder(f"eval-{Path(api.model if api else model or policy).name}")
+    name = f"eval-{Path(api.model if api else model or policy).name}"
+    claimed = claim_folder(name) if out is None and not resume else None
     folder = user_path(str(out)) if out is not None else claimed
     with given_back_if_empty(claimed), output_file(json_file, "--json") as write:
         player = api.describe() if api else {"model": model}
@@ -154,8 +154,20 @@ def run(
     document = make_document(settled, result, **about, panel=checked, software=software)
     legacy = {"about": {"model": model, **software, "config": settled.model_dump()}}
     write_json(sitting.folder / "result.json", {**record, **document.model_dump(), **legacy})
-    say(f"samples and result in {sitting.folder}; {program('report')} {sitting.folder} shows them")
+    where = sitting.folder if claimed is None else _named_after_data(claimed, name, record)
+    say(f"samples and result in {where}; {program('report')} {where} shows them")
     return result
+
+
+def _named_after_data(folder: Path, name: str, record: Metrics) -> Path:
+    """The folder, with the kind of its tasks in its name, so that generated ones are taken for no others."""
+    source = DataSource.of(record.get("eval/data"))
+    if source is None or source.kind in name.split("-"):
+        return folder
+    told = folder.with_name(folder.name.replace(name, f"{name}-{source.kind}", 1))
+    with suppress(OSError):  # somebody's folder is called so
+        return folder.rename(told)
+    return folder
 
 
 def _check(panel: Panel, config: Config) -> PanelCheck:

@@ -61,23 +61,27 @@ def test_checks_that_ran_out_of_time_are_counted_in_metrics_and_stored_with_samp
 
 
 def test_expert_evaluated_twice_a_problem_is_broken_down_and_every_sample_is_stored(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--policy", "expert", "--env", "agentrl/Math-v0", "--env.expert=careful", "--env.num_problems", "10"]
-    assert main_guard(lambda: evaluate.main([*words, "--samples", "2", "--out", str(tmp_path / "out")])) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main_guard(lambda: evaluate.main([*words, "--samples", "2"])) == 0
     printed = capsys.readouterr().out
+    (out,) = Path("runs").iterdir()
+    assert out.name.startswith("eval-expert-generated-2")
+    assert f"result in {out};" in printed.replace("\n", " ")
     assert "mean@2" in printed
     assert "majority@2" in printed
     assert "samples 2, " in printed
     assert "template plain" in printed
-    samples = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    samples = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert sorted((s["task"]["position"], s["member"]) for s in samples) == [
         (p, m) for p in range(10) for m in range(2)
     ]
     assert all(s["success"] and s["answer"] in s["turns"][0]["action"] for s in samples)
     assert all(s["rows"][0]["ids"] for s in samples)
-    assert (tmp_path / "out" / "tokenizer" / "tokenizer.json").is_file()
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    assert (out / "tokenizer" / "tokenizer.json").is_file()
+    result = json.loads((out / "result.json").read_text())
     assert result["accuracy"]["curriculum"]["mean"] == [1.0, 1.0, 1.0]
     assert result["accuracy"]["curriculum, level 3"]["problems"] == 2
     assert result["accuracy"]["curriculum, subject equation"]["pass@2"] == [1.0, 1.0, 1.0]
