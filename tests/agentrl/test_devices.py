@@ -2,22 +2,32 @@
 
 import asyncio
 import copy
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from agentrl import evaluate, train, warmstart
 from agentrl.config.schema import Config
+from agentrl.evaluation import players
+from agentrl.learner import learner as learner_module
 from agentrl.learner.learner import TorchLearner
 from agentrl.learner.weight_monitor import WeightMonitor
+from agentrl.model import load
 from agentrl.model.logprobs import row_logprobs
 from agentrl.model.processes import Processes
 from agentrl.model.weights import gather_weights
+from agentrl.rollout.engines import factory
+from agentrl.rollout.engines.attention import layouts
 from agentrl.rollout.engines.base import Completion, Sampling
 from agentrl.rollout.engines.local import LocalEngine
+from agentrl.runs.folder import read_metrics
 from tests.agentrl.accelerator import DEVICE, Accelerator
 from tests.agentrl.helpers import tiny_policy, toy_config
 from tests.agentrl.test_learner import make_batch, random_rows
+from tests.toy import IMITATION, SMALL_CONFIG, TRAINING
 
 
 def moved(module: Any) -> Any:
@@ -52,9 +62,15 @@ def two_turns(module: Any) -> list[Completion]:
     return asyncio.run(play())
 
 
-def test_the_embedded_engine_decodes_on_a_device_what_it_decodes_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_tick", "_score"):  # inference mode knows no tensors of this kind
+@pytest.fixture
+def without_inference_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inference mode knows no tensors of this kind."""
+    for name in ("_tick", "_score"):
         monkeypatch.setattr(LocalEngine, name, torch.no_grad()(getattr(LocalEngine, name).__wrapped__))
+
+
+@pytest.mark.usefixtures("without_inference_mode")
+def test_the_embedded_engine_decodes_on_a_device_what_it_decodes_on_the_cpu() -> None:
     expected = two_turns(tiny_policy()[0])
     with Accelerator():
         found = two_turns(moved(tiny_policy()[0]))
@@ -104,3 +120,43 @@ def test_the_learner_learns_on_a_device_what_it_learns_on_the_cpu(name: str) -> 
         assert numbers(ours) == pytest.approx(numbers(theirs), rel=1e-3, abs=1e-5)
     for key, weight in weights.items():
         torch.testing.assert_close(same[key], weight, rtol=1e-3, atol=1e-4)
+
+
+def commands(folder: Path) -> list[Callable[[], int]]:
+    """A warm start, a run that takes it, its continuation, and its evaluation."""
+    few = IMITATION.replace("episodes = 200", f'episodes = 100\ncache_dir = "{folder}/warm"')
+    path, run = folder / "toy.toml", str(folder / "run")
+    path.write_text(f"{SMALL_CONFIG}{few}{TRAINING}steps = 1\n[eval]\ntasks = 4\n[tracking]\ntrackers = []\n")
+    return [
+        lambda: warmstart.main([str(path)]),
+        lambda: train.main([str(path), "--run-dir", run]),
+        lambda: train.main(["--resume", run, "--train.steps", "2"]),
+        lambda: evaluate.main([run, "--out", str(folder / "out")]),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("without_inference_mode")
+def test_every_command_computes_on_the_device_what_it_computes_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "cpu", tmp_path / "device"]
+    for folder in folders:
+        folder.mkdir()
+    assert [command() for command in commands(folders[0])] == [0] * 4
+    # transformers' own forward pass, with which both compare, computes nothing on a device of this name.
+    monkeypatch.setattr(learner_module, "check_fidelity", lambda *_, **__: None)
+    monkeypatch.setattr(factory, "find_layout", lambda _, module, **__: next(iter(layouts(module.config))))
+    for module in (load, players):
+        monkeypatch.setattr(module, "compute_device", lambda: DEVICE)
+    monkeypatch.setattr(Processes, "join", lambda: Processes(device=DEVICE))
+    for command in commands(folders[1]):
+        with Accelerator() as accelerator:
+            assert command() == 0
+        assert accelerator.waits, "nothing came back from the device"
+    expected, found = map(read_metrics, (folder / "run" for folder in folders))
+    assert [record["kind"] for record in found] == [record["kind"] for record in expected]
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):  # rounding grows with every step
+        for key in ours.keys() & {"rollout/success", "learner/head_energy", "learner/entropy", "eval/success"}:
+            assert ours[key] == pytest.approx(theirs[key], rel=0.1), key
+    assert found[1]["updates"], "nothing was learned"
