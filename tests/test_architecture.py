@@ -21,7 +21,7 @@ ALLOWED: dict[str, set[str]] = {
     "agentrl.console": set(),
     "agentrl.config": CORE | {"agentrl.learner.gates", "agentrl.learner.losses"},  # whose tables are the config's
     "agentrl.config.shipped": set(),
-    "agentrl.analysis": {"agentrl.errors", "agentrl.types"},
+    "agentrl.analysis": {"agentrl.common.intervals", "agentrl.errors", "agentrl.types"},
     "agentrl.model": CORE,
     "agentrl.environment": CORE | PROCESS | {"agentrl.envs"},
     "agentrl.rollout": CORE | PROCESS | {"agentrl.environment", "agentrl.model"},

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from agentrl.common.intervals import wilson_interval
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems and its bootstrap interval.
+    """A mean over problems and its interval.
 
     Attributes:
         mean: mean of the values, one per problem.
@@ -113,6 +115,21 @@ def bootstrap_interval(
     return Estimate(float(data.mean()), float(low), float(high), len(data))
 
 
+def rate_interval(shares: Sequence[float]) -> Estimate:
+    """Mean of a share of successes per problem with its 95 % interval over problems.
+
+    A bootstrap, except where every share is 0 or 1: Wilson's interval is as good there, and has a width where all
+    problems come out alike.
+
+    >>> [round(value, 3) for value in (rate_interval([1.0] * 128).low, rate_interval([1.0] * 128).high)]
+    [0.971, 1.0]
+    """
+    if not shares or set(shares) - {0.0, 1.0}:
+        return bootstrap_interval(shares)
+    low, high = wilson_interval(round(sum(shares)), len(shares))
+    return Estimate(sum(shares) / len(shares), low, high, len(shares))
+
+
 @dataclass(frozen=True)
 class ProblemSamples:
     """The samples of one problem.
@@ -190,7 +207,7 @@ def _accuracy(strata: Sequence[Sequence[ProblemSamples]], k: int) -> Accuracy:
 def _estimate(strata: Sequence[Sequence[float]]) -> Estimate:
     """Mean of the strata's means; their problems are resampled apart from each other."""
     if len(strata) == 1:
-        return bootstrap_interval(strata[0])
+        return rate_interval(strata[0])
     means = [_resampled_means(np.asarray(values), num_resamples=10_000, seed=i) for i, values in enumerate(strata)]
     low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
     mean = float(np.mean([np.mean(values) for values in strata]))

@@ -4,7 +4,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from agentrl.analysis.sampling import Accuracy, accuracy_table, bootstrap_interval, mean_at_k
+from agentrl.analysis.sampling import Accuracy, accuracy_table, mean_at_k, rate_interval
 from agentrl.common.data_source import DataSource
 from agentrl.common.intervals import wilson_interval
 from agentrl.evaluation.samples import (
@@ -65,7 +65,7 @@ class Evaluation:
         successes = sum(t.success for t in trajectories)
         if self.samples == 1:
             return Rate(successes, len(trajectories))
-        estimate = bootstrap_interval([mean_at_k(p.correct) for p in problem_samples(trajectories)])
+        estimate = rate_interval([mean_at_k(p.correct) for p in problem_samples(trajectories)])
         return Rate(successes, len(trajectories), (estimate.low, estimate.high))
 
     @property
