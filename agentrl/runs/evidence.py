@@ -127,8 +127,9 @@ class Evidence:
         self._batches.append(record)
         self._learned = self._learned or bool(record["batch/mixed_groups"])
         self._rewards = min(low, self._rewards[0]), max(high, self._rewards[1])
-        is_unused = record.get("learner/gate_closed", False) and record.get("learner/steps", 0) <= 1
-        self._unused = self._unused + 1 if is_unused else 0
+        closed, steps = record.get("learner/gate_closed", False), record.get("learner/steps", 0)
+        if closed or steps:  # a batch that teaches nothing asks no gate
+            self._unused = self._unused + 1 if closed and steps <= 1 else 0
         begin = self._begin()
         if begin is None:
             return None

@@ -9,13 +9,14 @@ import pytest
 
 from agentrl import train
 from agentrl.config.schema import RolloutConfig
+from agentrl.config.shipped import shipped_configs
 from agentrl.rollout.engines.base import Completion, Sampling
 from agentrl.rollout.engines.local import LocalEngine
 from agentrl.rollout.tasks import TaskSampler
 from agentrl.runs.diagnosis import findings
 from agentrl.runs.folder import RunRecord, read_run
 from agentrl.runs.health import health_metrics, repeated_share, task_information, thought
-from agentrl.types import Group, Status, Task, Trajectory, Turn
+from agentrl.types import Group, Metrics, Status, Task, Trajectory, Turn
 from tests.agentrl.test_diagnosis import batches, config
 from tests.agentrl.toy_runs import toy_run
 from tests.toy import ColourEnv
@@ -137,6 +138,12 @@ def test_a_gate_when_it_closes_every_batch_at_once_then_that_is_told_after_forty
     assert found.code == "no_reuse"
     assert findings([*batches(39, **closed), *batches(1, 40, **HEALTHY), *batches(9, 41, **closed)], config()) == []
     assert findings(batches(40, **closed), config(learner={"max_reuse": 1})) == []
+    untaught = batches(9, 21, **{**closed, "learner__gate_closed": False, "learner__steps": 0})
+    assert codes([*batches(20, **closed), *untaught, *batches(20, 30, **closed)]) == ["no_reuse"]
+
+
+def codes(records: list[Metrics]) -> list[str]:
+    return [found.code for found in findings(records, config())]
 
 
 def run_of(folder: Path, **changes: Any) -> RunRecord:
@@ -180,6 +187,22 @@ class Unwinnable(ColourEnv):
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         observation, _, done, cut, info = super().step(action)
         return observation, 0.0, done, cut, {**info, "success": False}
+
+
+def for_brevity(trajectory: Trajectory) -> float:
+    """A reward of few words."""
+    return -sum(len(turn.action.split()) for turn in trajectory.turns) / 10
+
+
+class ThinkingEnv(ColourEnv):
+    """Its expert thinks up to 80 words before each answer; half of the tasks are won whatever is said."""
+
+    def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
+        observation, reward, done, cut, info = super().step(action)
+        return observation, reward, done, cut, {**info, "success": done and self.task % 2 == 0}
+
+    def _wanted(self) -> str:
+        return f"<think>{' so' * int(self.np_random.integers(80))} </think> {self.colours[0]}"
 
 
 class ShiftedEngine(LocalEngine):
@@ -235,6 +258,41 @@ def test_a_real_run_when_one_answer_is_paid_for_on_every_task_then_the_collapse_
     information = [batch["health/task_information"] for batch in record.batches]
     assert min(information[:3]) > 0.1 > 0.01 > information[-1]
     assert "template_collapse" in told(record)
+
+
+@pytest.mark.slow
+def test_a_real_run_when_brevity_is_paid_for_then_lost_thoughts_are_told(tmp_path: Path) -> None:
+    folder = toy_run(
+        tmp_path / "runs" / "brief", env__id=f"{__name__}:ThinkingEnv", env__reward=f"{__name__}:for_brevity",
+        rollout__max_new_tokens=96, rollout__max_context_tokens=400, train__steps=24, train__groups_per_step=6,
+        train__group_size=6, learner__max_reuse=1, learner__lr=7e-4, eval__every=0,
+    )  # fmt: skip
+    record = read_run(folder)
+    words = [batch["health/think_words"] for batch in record.batches]
+    assert min(words[:3]) > 10 > 1 > words[-1]
+    assert "no_thought" in told(record)
+
+
+@pytest.mark.slow
+def test_a_real_run_when_its_gate_closes_every_batch_then_that_is_told(tmp_path: Path) -> None:
+    folder = toy_run(
+        tmp_path / "runs" / "closed", gate__tau=-1e6, train__steps=46, train__groups_per_step=4, train__group_size=4,
+        learner__lr=1e-4, eval__every=0,
+    )  # fmt: skip
+    record = read_run(folder)
+    assert all(batch["learner/gate_closed"] for batch in record.batches[5:] if batch["updates"])
+    assert told(record) == {"no_reuse"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in shipped_configs() if name.endswith("quickstart") and "/" not in name]
+)
+def test_a_shipped_quickstart_when_it_runs_for_ten_batches_then_nothing_is_told(tmp_path: Path, name: str) -> None:
+    train.run(name, {"train.steps": 10, "eval.tasks": 8, "tracking.trackers": []}, run_dir=tmp_path / "run")
+    record = read_run(tmp_path / "run")
+    assert len(record.batches) == 10
+    assert told(record) == set()
 
 
 @pytest.mark.slow
