@@ -105,6 +105,12 @@ class Client:
             self.search(["health"], topk=1)
             return {"status": "ok", "index": "unknown"}
 
+    def served(self) -> dict[str, str]:
+        """`corpus`: SHA-256 of its passages (empty where a server does not tell it), `index`: how they are searched."""
+        told = self.check()
+        corpus = told.get("corpus_sha256", "") if self._local is None else getattr(self._local, "corpus_sha256", "")
+        return {"corpus": str(corpus), "index": str(told["index"])}
+
     def _ask(self, attempt: "Callable[[_Address, float], T]") -> T:
         start = self._clock()
         delay, num_attempts = _FIRST_DELAY_S, 0

@@ -138,6 +138,22 @@ class PassageFile(Passages):
         return fields["id"], fields["contents"]
 
 
+def digest_passages(passages: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of the file that `write_passages` writes, however the corpus was packed.
+
+    >>> digest_passages([("0", "a text")])[:12]
+    '62fa029cc376'
+    """
+    digest = hashlib.sha256()
+    for passage in passages:
+        digest.update(_stored_line(passage))
+    return digest.hexdigest()
+
+
+def _stored_line(passage: tuple[str, str]) -> bytes:
+    return json.dumps({"id": passage[0], "contents": passage[1]}, ensure_ascii=False).encode() + b"\n"
+
+
 def write_passages(passages: Iterable[tuple[str, str]], folder: Path) -> tuple[int, str]:
     """Write `passages.jsonl` and `offsets.npy`; return the number of passages and the SHA-256 of the file.
 
@@ -147,8 +163,8 @@ def write_passages(passages: Iterable[tuple[str, str]], folder: Path) -> tuple[i
     digest, offsets = hashlib.sha256(), [np.zeros(1, np.int64)]
     lengths: list[int] = []
     with (folder / "passages.jsonl").open("wb") as stream:
-        for passage_id, contents in passages:
-            line = json.dumps({"id": passage_id, "contents": contents}, ensure_ascii=False).encode() + b"\n"
+        for passage in passages:
+            line = _stored_line(passage)
             stream.write(line)
             digest.update(line)
             lengths.append(len(line))

@@ -15,7 +15,7 @@ from agentrl.retriever.exact import ExactIndex, ScanDtype
 from agentrl.retriever.faiss_index import KINDS as FAISS_KINDS
 from agentrl.retriever.faiss_index import FaissIndex, FaissParameters
 from agentrl.retriever.index_folder import check_files, check_pairing, describe_foreign, open_manifest, read_json
-from agentrl.retriever.passages import Hit, PassageFile, Passages
+from agentrl.retriever.passages import Hit, PassageFile, Passages, digest_passages
 from agentrl.retriever.retrieval_errors import IndexFolderError, RequestError
 from agentrl.retriever.vectors import Vectors
 
@@ -83,6 +83,7 @@ class Retriever:
         passages: the corpus by row.
         searcher: a `Bm25Searcher` or a `DenseSearcher` over the same rows.
         name: what health and error messages call it, such as "minilm/exact".
+        corpus_sha256: of the corpus, as its folder knows it; None: computed when asked for.
         num_cached_results: entries of the LRU cache of results, keyed by query and topk.
         limits: bounds of a request.
     """
@@ -93,6 +94,7 @@ class Retriever:
         searcher: Bm25Searcher | DenseSearcher,
         *,
         name: str = "",
+        corpus_sha256: str | None = None,
         num_cached_results: int = 32_768,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
@@ -103,6 +105,7 @@ class Retriever:
             )
         self.passages, self.searcher, self.limits = passages, searcher, limits
         self.name = name or searcher.kind
+        self._corpus_sha256 = corpus_sha256
         self.results: CountingCache[tuple[str, int], tuple[Hit, ...]] = CountingCache(num_cached_results)
 
     def search(self, queries: Sequence[str], *, topk: int) -> list[list[Hit]]:
@@ -124,6 +127,13 @@ class Retriever:
                 found[query] = hits
                 self.results.put((query, topk), hits)
         return [list(found[query] or ()) for query in queries]
+
+    @property
+    def corpus_sha256(self) -> str:
+        """Of all passages: the same for a folder, a packed corpus and one held in memory."""
+        if self._corpus_sha256 is None:
+            self._corpus_sha256 = digest_passages(self.passages[row] for row in range(len(self.passages)))
+        return self._corpus_sha256
 
     def statistics(self) -> dict[str, Any]:
         """Counters since the start: cache hits, and seconds spent encoding and searching."""
@@ -171,15 +181,15 @@ class Retriever:
         folder = Path(folder).expanduser()
         manifest = open_manifest(folder)
         name = _find_index(folder, index or manifest.get("default"))
-        passages = PassageFile(folder / "corpus")
+        passages, corpus = PassageFile(folder / "corpus"), manifest["corpus"]["sha256"]
         if name == "bm25":
-            return cls(passages, open_bm25(folder, manifest), name=name, limits=limits)
+            return cls(passages, open_bm25(folder, manifest), name=name, corpus_sha256=corpus, limits=limits)
         encoder_name, _, kind = name.partition("/")
         dense = _open_dense(
             folder / encoder_name, kind, manifest, model=model, device=device, encode_dtype=encode_dtype,
             scan_dtype=scan_dtype,
         )  # fmt: skip
-        return cls(passages, dense, name=name, limits=limits)
+        return cls(passages, dense, name=name, corpus_sha256=corpus, limits=limits)
 
 
 def _find_index(folder: Path, name: str | None) -> str:

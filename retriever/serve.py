@@ -92,6 +92,7 @@ class RetrieveService:
         return {
             "status": "ok",
             "index": self.retriever.name,
+            "corpus_sha256": self.retriever.corpus_sha256,
             "num_passages": len(self.retriever.passages),
             "default_topk": self.default_topk,
             "limits": asdict(self.retriever.limits),

@@ -14,10 +14,10 @@ from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import panels_parser
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config
-from agentrl.console import console, say
+from agentrl.console import console, note, say
 from agentrl.environment.spec import environment_spec
 from agentrl.errors import UserError
-from agentrl.panels.check import check_panel, settings_tree
+from agentrl.panels.check import check_panel, count_tasks, settings_tree
 from agentrl.panels.digests import take_fingerprint
 from agentrl.panels.panel import Panel, find_panel, shipped_panels, write_panel
 
@@ -30,6 +30,10 @@ def list_panels() -> None:
     for panel in shipped_panels().values():
         table.add_row(panel.id, f"{panel.num_tasks:,}", panel.about, "; ".join(panel.unknown))
     console.print(table)
+    open_ones = [panel for panel in shipped_panels().values() if panel.unknown]
+    say("Those of version 0 are frozen by whoever has their data (docs/data.md), then played by --panel NAME.json:")
+    for panel in open_ones:
+        console.print(f"  {panel.freezing}", soft_wrap=True, markup=False, highlight=False)
 
 
 def config_of(panel: Panel, overrides: list[str]) -> Config:
@@ -44,6 +48,8 @@ def verify(panel: Panel, overrides: list[str]) -> int:
         say(f"differs: {line}")
     for line in panel.unknown:
         say(f"not known to the panel: {line}")
+    if panel.unknown:
+        say(f"freeze it: {panel.freezing}")
     say(f"{panel.id}: {len(differences)} differences" if differences else f"{panel.id}: the same")
     return 1 if differences else 0
 
@@ -54,10 +60,18 @@ def make(panel: Panel, overrides: list[str], out: Path, *, version: int | None) 
     env = environment_spec(config.model_copy(update={"env": config.env.model_copy(update={"format": "plain"})}), "eval")
     made = env.make()
     try:
+        for line in count_tasks(panel, env, made):
+            note(line)
         found = take_fingerprint(made, panel.tasks())
     finally:
         made.close()
     number = panel.version if version is None else version
+    untold = [name for name, digest in found.files.items() if not digest]
+    if number and untold:
+        raise UserError(
+            f"{panel.name}@{number}: the retriever does not tell the digest of its {' and '.join(untold)}. Give the "
+            "index folder or the corpus file, or serve it with python -m agentrl.retriever.serve."
+        )
     changes = {
         "version": number, "digests": [digest[:8] for digest in found.digests], "content": found.content,
         "engine": found.engine, "files": found.files or panel.files, "unknown": [] if number else panel.unknown,

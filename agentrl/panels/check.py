@@ -53,10 +53,10 @@ def compare_data(panel: Panel, found: Fingerprint) -> list[str]:
         if len(other) > _SHOWN:
             differences.append(f"... and {len(other) - _SHOWN:,} more tasks")
     for name, digest in panel.files.items():
-        if name not in found.files:
+        if not found.files.get(name):
             differences.append(f"{name}: not there")
         elif found.files[name] != digest:
-            differences.append(f"{name}: sha256 {found.files[name]}, the panel's is {digest}")
+            differences.append(f"{name}: {found.files[name]}, the panel's is {digest}")
     if panel.engine is not None and panel.engine != found.engine and not differences:
         differences.append("engine: the environment answers a seeded walk otherwise than when the panel was made")
     return differences
@@ -77,20 +77,29 @@ def compare_data_of(panel: Panel, spec: EnvironmentSpec) -> list[str]:
     """`compare_data` with what an environment has."""
     env = replace(spec, format="plain").make()
     try:
-        count = getattr(env.unwrapped, "num_tasks", None)
-        if panel.is_enumerable and count is not None:
-            needed = max(panel.indices) + 1 if panel.indices is not None else panel.num_tasks
-            if count < needed:
-                raise UserError(
-                    f"--panel {panel.id} needs {needed:,} tasks of {spec.id} {spec.split}, the data have {count:,}. "
-                    f"Its data: {panel.source}"
-                )
-            if panel.indices is None and count != panel.num_tasks:
-                more = [f"{spec.split}: {count:,} tasks, the panel has {panel.num_tasks:,}"]
-                return more + compare_data(panel, take_fingerprint(env, panel.tasks()))
-        return compare_data(panel, take_fingerprint(env, panel.tasks()))
+        return count_tasks(panel, spec, env) + compare_data(panel, take_fingerprint(env, panel.tasks()))
     finally:
         env.close()
+
+
+def count_tasks(panel: Panel, spec: EnvironmentSpec, env: Any) -> list[str]:
+    """What differs where the data have more tasks than a panel of all of them.
+
+    Raises:
+        UserError: they have fewer than the panel needs.
+    """
+    count = getattr(env.unwrapped, "num_tasks", None)
+    if not panel.is_enumerable or count is None:
+        return []
+    needed = max(panel.indices) + 1 if panel.indices is not None else panel.num_tasks
+    if count < needed:
+        raise UserError(
+            f"--panel {panel.id} needs {needed:,} tasks of {spec.id} {spec.split}, the data have {count:,}. "
+            f"Its data: {panel.source}"
+        )
+    if panel.indices is not None or count == panel.num_tasks:
+        return []
+    return [f"{spec.split}: {count:,} tasks, the panel has {panel.num_tasks:,}"]
 
 
 def _differ(one: Any, other: Any) -> bool:

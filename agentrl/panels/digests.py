@@ -28,7 +28,7 @@ class Fingerprint:
     engine: str
     """sha256 of a seeded walk."""
     files: dict[str, str]
-    """sha256 of the files that the environment names."""
+    """sha256 of the files that the environment names, and what else it tells of its data; empty where it cannot."""
 
     @property
     def content(self) -> str:
@@ -51,8 +51,8 @@ def take_fingerprint(env: Any, tasks: Iterable[Task]) -> Fingerprint:
 
     Args:
         env: without the wrapper of a protocol; closed by the caller. It may offer `task_content()`, plain data that
-            determine the score of the present task (game, goal, question and gold answers), and `data_files()`,
-            names and paths.
+            determine the score of the present task (game, goal, question and gold answers), `data_files()`, names
+            and paths, and `data_digests()`, names and digests of what is no file here (a server's corpus).
         tasks: of a panel.
     """
     tasks = list(tasks)
@@ -67,7 +67,9 @@ def take_fingerprint(env: Any, tasks: Iterable[Task]) -> Fingerprint:
         if task.position in walked:
             walks.append([observation, _stable(info), *_walk(env, info, task.seed)])
     files: dict[str, Path] = getattr(env.unwrapped, "data_files", dict)()
-    return Fingerprint(names, digests, digest_of(walks), {name: hash_of(path) for name, path in files.items()})
+    known: dict[str, str] = getattr(env.unwrapped, "data_digests", dict)()
+    known |= {name: hash_of(path) for name, path in files.items()}
+    return Fingerprint(names, digests, digest_of(walks), known)
 
 
 def hash_of(path: Path) -> str:

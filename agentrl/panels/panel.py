@@ -44,7 +44,7 @@ class Panel(BaseModel):
     content: str | None = None
     """sha256 over all tasks' digests, in full length."""
     files: dict[str, str] = {}
-    """sha256 of files that are known as files."""
+    """sha256 of files that are known as files; `corpus` and `index` of a retriever."""
     engine: str | None = None
     """sha256 of what the environment answers to a seeded walk: our engine's behaviour, on these data."""
     unknown: list[str] = []
@@ -64,6 +64,15 @@ class Panel(BaseModel):
     def id(self) -> str:
         """`alfworld-seen@1`."""
         return f"{self.name}@{self.version}"
+
+    @property
+    def freezing(self) -> str:
+        """The command that makes version 1 of a panel of version 0, on a machine that has its data."""
+        env, file = str(self.settings["env"]["id"]), f"{self.name}.json"
+        variable = {"agentrl/ALFWorld-v0": "ALFWORLD_DATA=FOLDER ", "agentrl/Math-v0": "MATH_DATA=FOLDER "}.get(env, "")
+        asked = f" --env.options.questions.{self.name.split('-')[0]} FILE --env.options.retriever INDEX"
+        words = asked if env == "agentrl/SearchQA-v0" else ""
+        return f"{variable}python -m agentrl.panels make {self.id} --version 1 --out {file}{words}"
 
     def digest(self) -> str:
         """sha256 of the panel itself."""

@@ -159,6 +159,10 @@ class SearchQAEnv(gymnasium.Env[str, str]):
         assert self._question is not None, "reset comes first"
         return [self._question.text, sorted(self._question.golden_answers)]
 
+    def data_digests(self) -> dict[str, str]:
+        """What answers to questions from files are looked up in: see `Client.served`."""
+        return {} if self.is_generated else _client(self._retriever_key, *self._limits).served()
+
     def _search(self, content: str) -> list[Hit] | None:
         """Passages; None where the text of the query is at fault."""
         query = clean_query(content, _MAX_QUERY_CHARACTERS)

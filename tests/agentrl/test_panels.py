@@ -15,7 +15,10 @@ from agentrl.errors import UserError
 from agentrl.panels import __main__ as panels
 from agentrl.panels.check import check_panel, settings_tree
 from agentrl.panels.digests import digest_of
-from agentrl.panels.panel import LISTS, find_panel, read_panel, shipped_panels
+from agentrl.panels.panel import LISTS, find_panel, read_panel, shipped_panels, write_panel
+from agentrl.retriever.bm25_search import build_bm25
+from agentrl.retriever.build import prepare_corpus
+from agentrl.retriever.search import Retriever
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 GENERATED = sorted(name for name in shipped_panels() if "generated" in name and "gym" not in name)
@@ -72,6 +75,69 @@ def test_a_panel_is_made_from_data_and_then_verifies(tmp_path: Path, capsys: pyt
     assert made.content != shipped.content
     assert main_guard(lambda: panels.main(["verify", str(file), *seeded])) == 0
     assert "the same" in capsys.readouterr().out
+
+
+def qa_panel(folder: Path) -> tuple[Path, list[str]]:
+    """A panel of version 0 over two questions of one's own, and the words that say where its data lie."""
+    questions = [{"id": f"q{i}", "question": f"who wrote book {i}", "golden_answers": [f"author {i}"]} for i in (1, 2)]
+    (folder / "questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
+    corpus = [{"id": str(i), "contents": f'"Book {i}"\nBook {i} was written by author {i}.'} for i in (1, 2)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, corpus)))
+    whole = find_panel("bamboogle-test@0")
+    mine = whole.model_copy(update={"num_tasks": 2, "name": "mine"})
+    write_panel(mine, folder / "mine.json")
+    words = ["--env.options.questions.bamboogle", str(folder / "questions.jsonl")]
+    return folder / "mine.json", [*words, "--env.options.retriever", str(folder / "corpus.jsonl")]
+
+
+def test_a_panel_of_version_0_is_frozen_with_its_corpus_and_another_corpus_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, words = qa_panel(tmp_path)
+    frozen = tmp_path / "frozen.json"
+    assert main_guard(lambda: panels.main(["make", str(file), "--version", "1", "--out", str(frozen), *words])) == 0
+    made = read_panel(frozen)
+    assert (made.unknown, made.version, sorted(made.files), made.files["index"]) == ([], 1, ["corpus", "index"], "bm25")
+    assert "author" not in frozen.read_text()
+    assert main_guard(lambda: panels.main(["verify", str(frozen), *words])) == 0
+    folder = tmp_path / "index"
+    prepare_corpus(tmp_path / "corpus.jsonl", folder)
+    build_bm25(folder)
+    assert (
+        main_guard(lambda: panels.main(["verify", str(frozen), *words[:-1], f"{folder}#bm25"])) == 0
+    )  # the same passages
+    other = tmp_path / "other.jsonl"
+    other.write_text((tmp_path / "corpus.jsonl").read_text().replace("written", "printed"))
+    capsys.readouterr()
+    assert main_guard(lambda: panels.main(["verify", str(frozen), *words[:-1], str(other)])) == 1
+    assert f"the panel's is {made.files['corpus']}" in capsys.readouterr().out
+
+
+def test_a_retriever_that_does_not_tell_its_corpus_freezes_no_panel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, words = qa_panel(tmp_path)
+    monkeypatch.delattr(Retriever, "corpus_sha256")
+    out = ["--out", str(tmp_path / "frozen.json")]
+    assert main_guard(lambda: panels.main(["make", str(file), "--version", "1", *out, *words])) == 2
+    assert "does not tell the digest of its corpus" in capsys.readouterr().err
+
+
+def test_every_panel_of_version_0_says_how_it_is_frozen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        "ALFWORLD_DATA=FOLDER python -m agentrl.panels make alfworld-unseen@0" in find_panel("alfworld-unseen").freezing
+    )
+    assert main_guard(lambda: panels.main(["list"])) == 0
+    printed = capsys.readouterr().out
+    for panel in shipped_panels().values():
+        assert (panel.freezing in printed) == (panel.version == 0)
+
+
+def test_fewer_tasks_than_a_panel_has_freeze_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, words = qa_panel(tmp_path)
+    out = ["--out", str(tmp_path / "frozen.json")]
+    assert main_guard(lambda: panels.main(["make", "bamboogle-test", "--version", "1", *out, *words])) == 2
+    assert "needs 125 tasks of agentrl/SearchQA-v0 test, the data have 2" in capsys.readouterr().err
 
 
 def test_an_unknown_panel_and_a_damaged_one_are_told(tmp_path: Path) -> None:
