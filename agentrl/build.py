@@ -134,6 +134,11 @@ def load_models(
         processes: the first makes a warm start, the others then find it.
     """
     refuse_ahead(config.rollout, processes.device)
+    if config.rollout.engine_options.get("weight_sync") == "adapter" and not config.model.lora_rank:
+        raise UserError(
+            'rollout.engine_options.weight_sync = "adapter" sends the factors of a LoRA policy, and model.lora_rank is '
+            '0. Set a rank, or weight_sync = "disk".'
+        )
     has_expert = all(environment.pool.capabilities().expert for environment in environments.train.values())
     adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     if not processes.is_first:
@@ -225,10 +230,11 @@ def refuse_ahead(config: RolloutConfig, device: torch.device) -> None:
             f'rollout.ahead = 1: the engine "{config.engine}" decodes on the GPU that the learner computes on, so it '
             "cannot play meanwhile. Name servers (rollout.endpoints), or set rollout.ahead = 0."
         )
-    if config.engine_options.get("weight_sync") == "nccl":
+    sync = config.engine_options.get("weight_sync", "disk")
+    if config.endpoints and sync != "disk":
         raise UserError(
-            "rollout.ahead = 1 brings weights to servers through a folder: rollout.engine_options.weight_sync must be "
-            '"disk", got "nccl".'
+            "rollout.ahead = 1 brings whole weights to servers through a folder: rollout.engine_options.weight_sync "
+            f'must be "disk", got "{sync}".'
         )
 
 

@@ -162,8 +162,9 @@ class RolloutConfig(Section):
     endpoints: list[str] = Field(default_factory=list)
     """vllm: addresses of running servers (`http://host:8000`), at least one for every learner process."""
     engine_options: dict[str, Any] = Field(default_factory=dict)
-    """vllm: keyword arguments of vLLM's EngineArgs (`gpu_memory_utilization`); with endpoints `weight_sync` (`disk`, or
-    `nccl` from GPU to GPU), `folder` that the servers see too, `address` of this machine."""
+    """vllm: keyword arguments of vLLM's EngineArgs (`gpu_memory_utilization`); with endpoints `weight_sync` (`disk`;
+    `adapter`: of a LoRA policy the factors alone; `nccl` from GPU to GPU), `folder` that the servers see too, `address`
+    of this machine."""
     turn_timeout_s: float = Field(600.0, gt=0)
     """vllm: patience for one turn, and for a server that is away."""
     sync_tolerance: float = Field(0.1, gt=0)

@@ -158,6 +158,11 @@ class TorchLearner:
             if self.policy.is_tied and name == embedding:
                 yield head_name(self.module), tensor
 
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The factors of a LoRA policy, whole, by the module's names, for servers that hold the base."""
+        self.wake()
+        return adapter_tensors(self.module)
+
     def score(self, ids: list[int], temperature: float) -> list[float]:
         """Log-prob of every id but the first given those before it, [L - 1]."""
         return row_logprobs(self.module, ids, temperature)

@@ -50,6 +50,10 @@ class Learner(Protocol):
         """Named whole tensors for an engine that holds a replica."""
         ...
 
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The factors of a LoRA policy, whole, by name; empty for any other."""
+        ...
+
     def score(self, ids: list[int], temperature: float) -> list[float]:
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...

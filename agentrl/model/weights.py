@@ -18,12 +18,14 @@ from agentrl.model.anatomy import backbone, head, head_form, is_tied
 from agentrl.model.processes import local, whole
 
 _ADAPTER = "default"
+LORA_SCALE = 2
+"""Alpha / rank: what the product of the factors is multiplied with."""
 
 
 def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
     """Freeze the module and put adapters of rank `config.lora_rank` beside its matrices, in place; 0 does nothing.
 
-    The factors start as PEFT does: A random, B zero, scaled by alpha / rank = 2; no dropout.
+    The factors start as PEFT does: A random, B zero, scaled by `LORA_SCALE`; no dropout.
 
     Raises:
         MissingExtraError: peft is not installed.
@@ -39,7 +41,8 @@ def add_lora(module: Any, config: ModelConfig, *, seed: int) -> None:
     unknown = sorted(set(config.lora_targets) - names)
     if unknown:
         raise UserError(f"model.lora_targets: this model has no layer named {unknown[0]!r}.")
-    wanted = LoraConfig(r=config.lora_rank, lora_alpha=2 * config.lora_rank, target_modules=list(config.lora_targets))
+    rank, targets = config.lora_rank, list(config.lora_targets)
+    wanted = LoraConfig(r=rank, lora_alpha=LORA_SCALE * rank, target_modules=targets)
     dtype = next(module.parameters()).dtype
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

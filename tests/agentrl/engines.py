@@ -36,8 +36,8 @@ def start_vllm(module: Any = MODULE, **options: Any) -> VllmEngine:
 class Server:
     """One `vllm serve` that can be killed and started again at the same address."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, *options: str, **settings: str) -> None:
+        self.folder, self.options, self.settings = folder, options, settings
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -51,11 +51,11 @@ class Server:
             "--host", "127.0.0.1", "--port", str(self.port), "--dtype", "float32", "--enforce-eager",
             "--max-model-len", str(MAX_CONTEXT_TOKENS), "--max-num-seqs", "64", "--max-logprobs", "-1",
             "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm", "--no-enable-chunked-prefill",
-            "--enable-scale-out",
+            "--enable-scale-out", *self.options,
         ]  # fmt: skip
         settings = {
             "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+            "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", **self.settings,
         }  # fmt: skip
         with (self.folder / f"server-{self.port}.log").open("ab") as log:
             self.process = subprocess.Popen(

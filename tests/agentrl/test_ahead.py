@@ -317,8 +317,9 @@ def test_engines_that_share_the_learners_gpu_say_that_they_cannot_run_ahead() ->
     refuse_ahead(servers, on_gpu)
     refuse_ahead(RolloutConfig(ahead=1), torch.device("cpu"))
     refuse_ahead(RolloutConfig(), on_gpu)
-    with pytest.raises(UserError, match='weight_sync must be "disk", got "nccl"'):
-        refuse_ahead(servers.model_copy(update={"engine_options": {"weight_sync": "nccl"}}), on_gpu)
+    for sync in ("nccl", "adapter"):
+        with pytest.raises(UserError, match=f'weight_sync must be "disk", got "{sync}"'):
+            refuse_ahead(servers.model_copy(update={"engine_options": {"weight_sync": sync}}), on_gpu)
 
 
 def run(*words: str | Path) -> int:

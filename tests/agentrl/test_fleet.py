@@ -72,7 +72,7 @@ def test_a_server_without_routes_for_weights_is_the_users_error(bare_server: str
     [
         ({}, 2, "1 servers for 2 learner processes"),
         ({"gpu_memory_utilization": 0.5}, 1, "options of vLLM are given to the servers themselves"),
-        ({"weight_sync": "carrier pigeon"}, 1, 'must be "disk" or "nccl"'),
+        ({"weight_sync": "carrier pigeon"}, 1, 'must be "disk", "adapter" or "nccl"'),
     ],
 )
 def test_a_set_up_that_cannot_work_is_refused_before_any_request(

@@ -38,6 +38,7 @@ ROUTES = {
         "/weight_info", "/pause", "/resume", "/update_weight_version", "/get_world_size",
     ),
     "entrypoints/serve/instrumentator/health.py": ("/health",),
+    "entrypoints/serve/lora/api_router.py": ("/v1/load_lora_adapter", "/v1/unload_lora_adapter"),
     "entrypoints/scale_out/token_in_token_out/api_router.py": (_GENERATE,),
 }  # fmt: skip
 

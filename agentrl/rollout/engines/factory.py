@@ -9,6 +9,7 @@ import torch
 from agentrl.common.plugins import call_own, find_callable
 from agentrl.config.schema import RolloutConfig
 from agentrl.errors import UserError
+from agentrl.rollout.engines.adapter_sync import AdapterSync
 from agentrl.rollout.engines.attention import Layout, find_layout
 from agentrl.rollout.engines.base import Engine
 from agentrl.rollout.engines.local import LocalEngine
@@ -121,11 +122,11 @@ def _make_sync(options: dict[str, Any], module: Any, host: Host, folder: str | N
     if kind == "nccl":
         device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
         return NcclSync(options.get("address"), device=device, dtype=_products(module))
-    if kind != "disk":
-        raise UserError(f'rollout.engine_options.weight_sync must be "disk" or "nccl", got {kind!r}.')
+    if kind not in ("disk", "adapter"):
+        raise UserError(f'rollout.engine_options.weight_sync must be "disk", "adapter" or "nccl", got {kind!r}.')
     root = Path(options.get("folder") or gettempdir())
     place = root / folder if folder else Path(mkdtemp(prefix="agentrl-weights-", dir=root))
-    return DiskSync(place, dtype=_products(module), host=host)
+    return (AdapterSync if kind == "adapter" else DiskSync)(place, dtype=_products(module), host=host)
 
 
 def _products(module: Any) -> torch.dtype:

@@ -182,10 +182,12 @@ class VllmServersEngine:
         server = await self._pick(affinity)
         label = self._label
         try:
-            body = {"token_ids": ids, "sampling_params": parameters}
+            body = {"token_ids": ids, "sampling_params": parameters, "model": self._sync.model}
             response = await self._client.post(server.url + _GENERATE, json=body)
         except self._httpx.TransportError as error:
             raise self._failure(server, f"{type(error).__name__}: {error}") from None
+        if response.status_code == 404 and self._sync.model is not None:
+            raise self._failure(server, "it has no such adapter: it was restarted")
         if 400 <= response.status_code < 500:
             raise RunError(f"{server.url} refuses a request: {response.text[:500]}")
         if response.status_code != 200:
@@ -233,7 +235,7 @@ class VllmServersEngine:
             try:
                 (await self._client.get(f"{server.url}/health", timeout=_HEALTH_TIMEOUT_S)).raise_for_status()
                 await self._give_weights(server)
-            except self._httpx.HTTPError:
+            except (self._httpx.HTTPError, UserError):  # also one that came back started otherwise
                 continue
             self._counts["returned_servers"] += 1
 

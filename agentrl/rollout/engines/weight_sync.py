@@ -35,6 +35,9 @@ _SCORED_TOKENS = 256
 class WeightSync(Protocol):
     """Brings the learner's weights to a server."""
 
+    model: str | None
+    """Name by which requests ask for what was sent last; None: it is in the served model itself."""
+
     def offer(self, named_tensors: NamedTensors) -> None:
         """Take new weights; `send` may then be called several times, for servers that were away."""
         ...
@@ -73,6 +76,8 @@ class DiskSync:
         host: of all processes of a machine one writes, and all servers read that copy.
     """
 
+    model: str | None = None
+
     def __init__(self, folder: Path, *, dtype: torch.dtype | None = None, host: Host | None = None) -> None:
         self.folder, self.dtype, self.host = folder, dtype, host or Host()
         self._current: Path | None = None
@@ -85,8 +90,7 @@ class DiskSync:
         if self.host.writes:
             folder.mkdir(parents=True)
             # A tied head shares memory with the embedding, which the format forbids.
-            tensors = {name: in_type(tensor, self.dtype).cpu().clone() for name, tensor in named_tensors}
-            save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+            self._write(folder, {name: in_type(tensor, self.dtype).cpu().clone() for name, tensor in named_tensors})
         else:
             for _ in named_tensors:  # shards are gathered by all processes together
                 pass
@@ -94,6 +98,9 @@ class DiskSync:
         previous, self._current = self._current, folder
         if previous is not None and self.host.writes:
             shutil.rmtree(previous)
+
+    def _write(self, folder: Path, tensors: dict[str, torch.Tensor]) -> None:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
     async def send(self, client: Any, url: str) -> None:
         """Let the server's workers read the folder."""
@@ -116,6 +123,8 @@ class NcclSync:
         device: the learner's GPU.
         dtype: type in which weights travel: the one the servers compute in.
     """
+
+    model: str | None = None
 
     def __init__(
         self, address: str | None = None, *, device: torch.device | None = None, dtype: torch.dtype | None = None
@@ -215,6 +224,10 @@ class HoldsWeights(Protocol):
         """Named whole tensors; an engine that shares the learner's module does not look at them."""
         ...
 
+    def adapter(self) -> dict[str, torch.Tensor]:
+        """The factors of a LoRA policy, whole, by name."""
+        ...
+
     def score(self, ids: list[int], temperature: float) -> list[float]:
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...
@@ -242,7 +255,8 @@ def bring_weights(
         RunError: the gap exceeds the tolerance.
     """
     started = time.perf_counter()
-    engine.load_weights(learner.weights(), version=learner.num_updates)
+    adapts = config.engine_options.get("weight_sync") == "adapter"
+    engine.load_weights(learner.adapter().items() if adapts else learner.weights(), version=learner.num_updates)
     if not engine.mismatches:
         return {}
     gaps = check_sync(engine, rows, learner.score, temperature=config.temperature, tolerance=config.sync_tolerance)
@@ -299,7 +313,8 @@ def check_sync(
         raise RunError(
             f"learner and engine disagree after a weight sync: their log-probs differ by {gap:.3g} nats a token, "
             f"rollout.sync_tolerance is {tolerance:g}. Either the weights did not arrive, or the engine computes in "
-            "another precision, or it was started without --logprobs-mode processed_logprobs."
+            "another precision, or it was started without --logprobs-mode processed_logprobs, or for an adapter with "
+            "another base than the learner's."
         )
     both = [*sampled, *scored]
     return {"sync/gap": gap, "sync/gap_max": max(both), "sync/tokens": float(len(both))}
