@@ -27,7 +27,7 @@ test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(VENV)/llama.done $(OPENE
 # vLLM excludes the newest transformers, so it lives apart; VLLM=FOLDER keeps it outside the checkout, between runs.
 # Its imports warn about things that are not ours to mend.
 test-vllm: $(VLLM)/test.done
-	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_adapter_sync.py tests/agentrl/test_api_policy.py tests/agentrl/test_vllm_contract.py
+	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_adapter_sync.py tests/agentrl/test_admission.py tests/agentrl/test_api_policy.py tests/agentrl/test_vllm_contract.py
 
 # Python sources of the vLLM behind the one that is pinned (a wheel of 340 MB): tests/agentrl/test_vllm_contract.py
 # tells what of ours they would break.

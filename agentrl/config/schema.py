@@ -166,7 +166,7 @@ class RolloutConfig(Section):
     `adapter`: of a LoRA policy the factors alone; `nccl` from GPU to GPU), `folder` that the servers see too, `address`
     of this machine."""
     turn_timeout_s: float = Field(600.0, gt=0)
-    """vllm: patience for one turn, and for a server that is away."""
+    """vllm: patience for one turn while no other waits for room, and for a server that is away."""
     sync_tolerance: float = Field(0.1, gt=0)
     """vllm: mean gap between the engine's and the learner's log-probs of some tokens, in nats, above which the run
     stops after a weight sync. By default 50 roundings of the products: 0.025 for float32, 0.1 for bfloat16."""

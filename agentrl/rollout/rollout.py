@@ -13,6 +13,7 @@ from agentrl.environment.calls import NoRoom
 from agentrl.environment.played import PlayedEnvironment
 from agentrl.environment.pool import EnvironmentHandle, EnvPool, NeighbourLost, WorkerLost
 from agentrl.errors import InfrastructureError, Unplayable
+from agentrl.rollout.admission import Admission
 from agentrl.rollout.chat import Chat
 from agentrl.rollout.engines.base import Engine, Sampling
 from agentrl.rollout.episode import EpisodeInPlay
@@ -70,6 +71,9 @@ class Rollout:
         elif engine is not None:
             sampling = Sampling(config.max_new_tokens, config.temperature, tuple(config.stop), chat.stop_ids)
             self.player = EnginePlayer(engine, sampling)
+        self.admission = Admission(
+            getattr(engine, "cache", None), most=config.max_concurrent, row_tokens=config.max_context_tokens
+        )
         self._has_told = False
         self._without_success: set[str] = set()
         """Environments of which it was said what counts as success."""
@@ -140,13 +144,15 @@ class Rollout:
         pools = [environment.pool for environment in self.environments.values()]
         for pool in pools:
             pool.room.open()
-        places, quarantine = asyncio.Semaphore(self.config.max_concurrent), asyncio.Semaphore(_QUARANTINE)
+        places, quarantine = asyncio.Semaphore(self.admission.places), asyncio.Semaphore(_QUARANTINE)
 
         async def play_one(number: int, member: int) -> None:
             task = in_play.tasks[number]
             trajectory = known.get((task.position, member))
             if trajectory is None:
                 trajectory = await self._play_with_retries(task, member, places, quarantine)
+                for _ in range(self.admission.learn(trajectory) if trajectory is not None else 0):
+                    places.release()
             if trajectory is not None:
                 on_episode(trajectory)
                 in_play.add(number, trajectory)

@@ -112,6 +112,14 @@ def test_servers_have_the_routes_we_ask(sources: Path) -> None:
             assert f'"{route}"' in text, f"{route} in {file}"
 
 
+def test_room_for_keys_and_values_has_the_names_we_read(sources: Path) -> None:
+    assert fields(sources / "config" / "cache.py", "CacheConfig") >= {"kv_cache_size_tokens", "block_size"}
+    assert "get_request_counts" in methods(sources / "v1" / "core" / "sched" / "scheduler.py", "Scheduler")
+    told = (sources / "v1" / "metrics" / "loggers.py").read_text()
+    for name in ("cache_config_info", "num_requests_waiting", "generation_tokens"):
+        assert f'"vllm:{name}"' in told
+
+
 def test_weight_transfer_has_the_names_we_use(sources: Path) -> None:
     folder = sources / "distributed" / "weight_transfer"
     assert fields(folder / "nccl_engine.py", "NCCLTrainerInitInfo") >= {"master_address", "master_port", "world_size"}

@@ -37,8 +37,22 @@ class Completion:
     """(prompt, generated) tokens as a server behind an API counts them, whose ids nobody sees."""
 
 
+@dataclass(frozen=True)
+class CacheSize:
+    """Room for keys and values, given out in blocks as rows grow."""
+
+    tokens: int
+    """Of all rows together."""
+    block: int
+    """Tokens of a block."""
+
+
 class Engine(Protocol):
-    """What rollouts need from a generator of tokens. Embedded and vLLM engines pass the same tests."""
+    """What rollouts need from a generator of tokens. Embedded and vLLM engines pass the same tests.
+
+    One that gives out its cache in blocks may say how large that is (`cache`, a `CacheSize`): then as many episodes are
+    begun as fit.
+    """
 
     version: int
     """Number of weight updates loaded."""

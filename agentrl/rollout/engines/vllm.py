@@ -25,7 +25,8 @@ import torch
 from agentrl.common.extras import MissingExtraError
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.pretrained import Source
-from agentrl.rollout.engines.base import Completion, Sampling
+from agentrl.rollout.engines.base import CacheSize, Completion, Sampling
+from agentrl.rollout.engines.patience import patiently
 
 _Result = TypeVar("_Result")
 _Caller = tuple[asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
@@ -61,7 +62,7 @@ class VllmEngine:
         max_concurrent: most rows decoded at once.
         max_context_tokens: longest row.
         dtype: type of the weights, `float32` or `bfloat16`.
-        patience_s: longest turn.
+        patience_s: longest turn, in which no other waits for room.
         options: further keyword arguments of vLLM's `EngineArgs`, such as `gpu_memory_utilization`.
         model: folder or hub name whose weights are served; nobody trains them, so the device is vLLM's alone.
 
@@ -109,6 +110,9 @@ class VllmEngine:
         }
         self._can_sleep = bool(arguments.get("enable_sleep_mode"))
         self._engine = self._call(partial(_start, arguments))
+        cache = self._engine.vllm_config.cache_config
+        # One block is vLLM's own.
+        self.cache = CacheSize(cache.kv_cache_size_tokens - cache.block_size, cache.block_size)
 
     async def generate(
         self, ids: list[int], sampling: Sampling, *, key: tuple[int, ...], session: str | None = None
@@ -121,8 +125,7 @@ class VllmEngine:
         """
         parameters = request_parameters(sampling, num_ids=len(ids), max_context_tokens=self.max_context_tokens, key=key)
         try:
-            async with asyncio.timeout(self.patience_s):
-                output = await self._request(ids, parameters)
+            output = await patiently(self._request(ids, parameters), self.patience_s, self._is_queueing)
         except TimeoutError:
             raise InfrastructureError(f"vLLM has not finished a turn within {self.patience_s:g} s") from None
         choice = output.outputs[0]
@@ -176,6 +179,15 @@ class VllmEngine:
             self._commands.put(partial(self._abort, name))
             raise
 
+    async def _is_queueing(self) -> bool:
+        """Whether the engine still takes steps and has rows for which there is no room yet."""
+        asked = asyncio.wrap_future(self._ask(lambda: self._scheduler().get_request_counts()[1]))
+        done, _ = await asyncio.wait({asked}, timeout=self.patience_s / 10)
+        return bool(done) and asked.result() > 0
+
+    def _scheduler(self) -> Any:
+        return self._engine.engine_core.engine_core.scheduler
+
     def _wake(self) -> None:
         if self._asleep:
             torch.cuda.empty_cache()  # what the learner has freed but not given back
@@ -184,6 +196,10 @@ class VllmEngine:
 
     def _call(self, function: Callable[[], _Result]) -> _Result:
         """Run something in the engine's thread and wait for it."""
+        return self._ask(function).result()
+
+    def _ask(self, function: Callable[[], _Result]) -> "Future[_Result]":
+        """Run something in the engine's thread, between two steps."""
         done: Future[_Result] = Future()
 
         def run() -> None:
@@ -193,7 +209,7 @@ class VllmEngine:
                 done.set_exception(error)
 
         self._commands.put(run)
-        return done.result()
+        return done
 
     # Everything below runs in the engine's thread.
 

@@ -8,19 +8,22 @@ from, is caught too.
 """
 
 import asyncio
+import re
 import threading
 import time
 import uuid
 import zlib
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 
 from agentrl.common.extras import MissingExtraError
 from agentrl.errors import InfrastructureError, RunError, UserError
-from agentrl.rollout.engines.base import Completion, Sampling
+from agentrl.rollout.engines.base import CacheSize, Completion, Sampling
+from agentrl.rollout.engines.patience import patiently
 from agentrl.rollout.engines.vllm import request_parameters, score_parameters, scores_from_table
 from agentrl.rollout.engines.weight_sync import WeightSync
 
@@ -37,6 +40,10 @@ class _Server:
     """Healthy and with the current weights, as far as is known."""
     mending: "asyncio.Task[None] | None" = None
     """Waits for a server that failed."""
+    generated: float = -1.0
+    """Tokens that it had generated when it was last looked at."""
+    moved: float = 0.0
+    """Moment at which that had changed."""
 
 
 class VllmServersEngine:
@@ -48,7 +55,8 @@ class VllmServersEngine:
         urls: base addresses, such as `http://node1:8000`; all serve the same model.
         sync: how weights reach them.
         max_context_tokens: longest row.
-        patience_s: longest turn, and how long the fleet may be without a single working server before the run stops.
+        patience_s: longest turn on a server where no other waits for room, and how long the fleet may be without a
+            single working server before the run stops.
 
     Raises:
         MissingExtraError: httpx is not installed.
@@ -73,6 +81,7 @@ class VllmServersEngine:
         self._servers = [_Server(url.rstrip("/")) for url in urls]
         self._run = uuid.uuid4().hex[:8]
         self._counts = self._no_counts()
+        self.cache: CacheSize | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fleet", daemon=True)
         self._thread.start()
@@ -160,6 +169,7 @@ class VllmServersEngine:
         for server in self._servers:
             await self._wait_until_healthy(server)
             await self._check_routes(server)
+        self.cache = total_cache([cache_of_metrics(await self._metrics(server)) for server in self._servers])
 
     async def _check_routes(self, server: _Server) -> None:
         """Whether a server has what an ordinary one hides: token ids over HTTP, and weight updates."""
@@ -183,7 +193,11 @@ class VllmServersEngine:
         label = self._label
         try:
             body = {"token_ids": ids, "sampling_params": parameters, "model": self._sync.model}
-            response = await self._client.post(server.url + _GENERATE, json=body)
+            timeout = self._httpx.Timeout(self.patience_s, read=None)
+            post = self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
+            response = await patiently(post, self.patience_s, partial(self._is_queueing, server))
+        except TimeoutError:
+            raise self._failure(server, f"it has not answered within {self.patience_s:g} s") from None
         except self._httpx.TransportError as error:
             raise self._failure(server, f"{type(error).__name__}: {error}") from None
         if response.status_code == 404 and self._sync.model is not None:
@@ -200,6 +214,22 @@ class VllmServersEngine:
         if versions != {label}:
             raise self._failure(server, f"it answered with the weights {sorted(versions)} instead of {label}")
         return answer
+
+    async def _is_queueing(self, server: _Server) -> bool:
+        """Whether a server still generates and has rows for which there is no room yet."""
+        text = await self._metrics(server)
+        generated = _metric(text, "generation_tokens_total")
+        if generated != server.generated:
+            server.generated, server.moved = generated, time.monotonic()
+        return _metric(text, "num_requests_waiting") > 0 and time.monotonic() - server.moved < self.patience_s
+
+    async def _metrics(self, server: _Server) -> str:
+        """What a server tells of itself; nothing where it does not."""
+        try:
+            answer = await self._client.get(f"{server.url}/metrics", timeout=_HEALTH_TIMEOUT_S)
+        except self._httpx.HTTPError:
+            return ""
+        return str(answer.text) if answer.status_code == 200 else ""
 
     async def _pick(self, affinity: str) -> _Server:
         """The server that knows a session, or while it is away another one."""
@@ -275,3 +305,27 @@ class VllmServersEngine:
                 last = f"{type(error).__name__}: {error}"
             await asyncio.sleep(_POLL_S)
         raise RunError(f"the vLLM server {server.url} has not answered for {self.patience_s:g} s ({last}).")
+
+
+def cache_of_metrics(text: str) -> CacheSize | None:
+    """A server's cache of keys and values, from its Prometheus metrics; those of its data-parallel engines together."""
+    sizes = []
+    for labels in re.findall(r"^vllm:cache_config_info\{(.*)\}", text, re.MULTILINE):
+        found = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        tokens, block = found.get("kv_cache_size_tokens", ""), found.get("block_size", "")
+        if not (tokens.isdecimal() and block.isdecimal()):
+            return None
+        sizes.append(CacheSize(int(tokens) - int(block), int(block)))  # one block is vLLM's own
+    return total_cache(sizes)
+
+
+def total_cache(sizes: Sequence[CacheSize | None]) -> CacheSize | None:
+    """Several caches as one; None where one is unknown."""
+    known = [size for size in sizes if size is not None]
+    if not known or len(known) < len(sizes):
+        return None
+    return CacheSize(sum(size.tokens for size in known), max(size.block for size in known))
+
+
+def _metric(text: str, name: str) -> float:
+    return sum(map(float, re.findall(rf"^vllm:{name}\{{.*\}} (\S+)$", text, re.MULTILINE)))
