@@ -98,10 +98,13 @@ def speedup(
     if len(pairs[1][1]) != num_seeds:
         raise ValueError(f"both arms need the same seeds, got {num_seeds} and {len(pairs[1][1])} runs.")
     value = _ratio(pairs, np.arange(num_seeds), target)
-    random = np.random.default_rng(seed)
-    draws = [_ratio(pairs, random.integers(num_seeds, size=num_seeds), target) for _ in range(num_resamples)]
-    ratios = np.sort([draw or 0.0 for draw in draws])  # a resample that never arrives is infinitely slow
-    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2], method="nearest")
+    chosen = np.random.default_rng(seed).integers(num_seeds, size=(num_resamples, num_seeds))
+    # The order in which seeds were drawn does not matter, so five seeds have only 126 resamples.
+    different, drawn = np.unique(np.sort(chosen, axis=1), axis=0, return_inverse=True)
+    ratios = [_ratio(pairs, seeds, target) for seeds in different]
+    draws = [ratios[place] for place in drawn.ravel()]
+    sped = np.sort([draw or 0.0 for draw in draws])  # a resample that never arrives is infinitely slow
+    low, high = np.quantile(sped, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     reached = float(np.mean([draw is not None for draw in draws]))
     return Speedup(value, float(low) or None, float(high) or None, reached)
 

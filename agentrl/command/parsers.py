@@ -179,7 +179,7 @@ def study_parser() -> Parser:
     )
     parser.add_argument("study", type=user_path, nargs="*", metavar="STUDY.toml | RESULTS.json")
     parser.add_argument("--list", action="store_true", help="list the shipped studies and stop")
-    parser.add_argument("--stage", action="append", help="only this stage (may be given more than once)")
+    parser.add_argument("--stage", action="append", help="run, or show, only this stage (may be given more than once)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once (default: 1)")
     parser.add_argument("--budget-s", type=float, default=float("inf"), help="start no run after so many CPU seconds")
     parser.add_argument("--plan", action="store_true", help="list the runs and what is done, and stop")
@@ -191,7 +191,19 @@ def study_parser() -> Parser:
     parser.add_argument(
         "--summary", nargs="+", metavar="ARM", help="one short table instead: these arms against single use"
     )
-    parser.add_argument("--readme", type=user_path, help="put the tables between the study marks of this Markdown file")
+    parser.add_argument(
+        "--claims",
+        metavar="STAGE",
+        help="instead: whether arms end not below the best single use over the rates of this stage, and what they save "
+        "there; with --figures its map, all studies in one",
+    )
+    parser.add_argument(
+        "--page",
+        type=user_path,
+        metavar="PAGE.md",
+        help="make the tables of a Markdown page anew, each from the words of this command in the mark above it: "
+        "<!-- study: RESULTS.json --stage main -->",
+    )
     return parser
 
 

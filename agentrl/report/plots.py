@@ -85,8 +85,8 @@ def learning_curves(lines: Sequence[Line]) -> Spec:
         edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
         band = {"mark": {"type": "area", "opacity": 0.13}, "encoding": {**shared, **edges}}
         curve = {"mark": {"type": "line", "strokeWidth": 1.8}, "encoding": {**shared, "y": {**y, "field": "y"}}}
-        panels.append(_panel([band, curve, *_across(level)], rows, width=380))
-    return _figure([panels])
+        panels.append(panel([band, curve, *_across(level)], rows, width=380))
+    return figure([panels])
 
 
 def weight_change(lines: Sequence[Line]) -> Spec:
@@ -98,11 +98,11 @@ def weight_change(lines: Sequence[Line]) -> Spec:
     for line in measured:
         success = (line.steps, [100 * value for value in line.success[0]])
         curve = _curve("held-out success, %", color={"value": COLORS[0]})
-        above.append(_panel([curve, *_onset(line)], _points({"success": success}), title=line.label))
+        above.append(panel([curve, *_onset(line)], _points({"success": success}), title=line.label))
         rows = _points(line.weight_change)
         curve = _curve("relative weight change", color=_color(rows), scale={"domain": [0, top]})
-        below.append(_panel([curve, *_onset(line)], rows))
-    return _figure([above, below])
+        below.append(panel([curve, *_onset(line)], rows))
+    return figure([above, below])
 
 
 def monitors(lines: Sequence[Line]) -> Spec:
@@ -113,8 +113,8 @@ def monitors(lines: Sequence[Line]) -> Spec:
         rows = _points({line.label: line.monitors[name] for line in lines if name in line.monitors})
         curve = _curve(None, color=_color(rows), width=0.9)
         marks = [mark for i, line in enumerate(lines) for mark in _onset(line, color=COLORS[i % len(COLORS)])]
-        panels.append(_panel([curve, *marks], rows, title=name, width=260))
-    return _figure([panels])
+        panels.append(panel([curve, *marks], rows, title=name, width=260))
+    return figure([panels])
 
 
 def sensitivity(lines: Sequence[Line]) -> Spec:
@@ -136,8 +136,8 @@ def sensitivity(lines: Sequence[Line]) -> Spec:
         curve = _curve(str(y["title"]), x=name, color={"value": COLORS[0]}, dots=True)
         edges = {"y": {**y, "field": "low"}, "y2": {"field": "high"}}
         bars = {"mark": {"type": "errorbar", "ticks": True, "color": COLORS[0]}, "encoding": {"x": _x(name), **edges}}
-        panels.append(_panel([bars, curve, *_across(level)], rows))
-    return _figure([panels])
+        panels.append(panel([bars, curve, *_across(level)], rows))
+    return figure([panels])
 
 
 def theorem2(lines: Sequence[Line]) -> Spec:
@@ -148,8 +148,8 @@ def theorem2(lines: Sequence[Line]) -> Spec:
     for line in measured:
         rows = _points(line.bounds)
         curve = _curve(None, color=_color(rows), width=0.9, scale={"type": "log"})
-        panels.append(_panel([curve], rows, title=line.label))
-    return _figure([panels])
+        panels.append(panel([curve], rows, title=line.label))
+    return figure([panels])
 
 
 def constants_over_training(lines: Sequence[Line]) -> Spec:
@@ -162,45 +162,7 @@ def constants_over_training(lines: Sequence[Line]) -> Spec:
     ]
     curve = _curve("C_struct", color=_color(rows), scale={"type": "log"}, dots=True)
     curve["encoding"]["strokeDash"] = {"field": "quantile", "type": "nominal"}
-    return _figure([[_panel([curve], rows, width=380)]])
-
-
-def reuse_map(
-    success: Mapping[str, Sequence[Sequence[float]]],
-    *,
-    rows: tuple[str, Sequence[float]],
-    columns: tuple[str, Sequence[float]],
-) -> Spec:
-    """Final success over two settings, one panel an arm: where reuse is safe.
-
-    Args:
-        success: arm -> success rates 0..1, [R][C]; NaN where nothing was measured.
-        rows: name and values of the vertical axis, [R].
-        columns: name and values of the horizontal axis, [C].
-    """
-    data = {arm: 100 * np.asarray(table, dtype=np.float64) for arm, table in success.items()}
-    low, high = (float(f([f(table) for table in data.values()])) for f in (np.nanmin, np.nanmax))
-    panels = []
-    for arm, table in data.items():
-        cells = [
-            {"row": f"{rows[1][r]:g}", "column": f"{columns[1][c]:g}", "value": float(value)}
-            for (r, c), value in np.ndenumerate(table)
-            if np.isfinite(value)
-        ]
-        place = {
-            "x": {"field": "column", "type": "ordinal", "title": columns[0], "sort": [f"{v:g}" for v in columns[1]]},
-            "y": {"field": "row", "type": "ordinal", "title": rows[0], "sort": [f"{v:g}" for v in rows[1]][::-1]},
-        }
-        scale = {"scheme": "viridis", "domain": [low, high]}
-        shade = {"field": "value", "type": "quantitative", "legend": None, "scale": scale}
-        ink = {"condition": {"test": f"datum.value < {(low + high) / 2}", "value": "white"}, "value": "black"}
-        number = {"field": "value", "type": "quantitative", "format": ".0f"}
-        layers = [
-            {"mark": "rect", "encoding": {**place, "color": shade}},
-            {"mark": "text", "encoding": {**place, "text": number, "color": ink}},
-        ]
-        panels.append(_panel(layers, cells, title=arm, width=160))
-    return _figure([panels], share_color=False)
+    return figure([[panel([curve], rows, width=380)]])
 
 
 FIGURES: dict[str, Callable[[Sequence[Line]], Spec]] = {
@@ -239,7 +201,7 @@ def _require(something: object, otherwise: str) -> None:
         raise UserError(f"there is nothing to draw: {otherwise}.")
 
 
-def _figure(rows: list[list[Spec]], *, share_color: bool = True) -> Spec:
+def figure(rows: list[list[Spec]], *, share_color: bool = True) -> Spec:
     """Panels in rows under each other, with one legend for all."""
     shared = {"resolve": {"scale": {"color": "shared"}}} if share_color else {}
     return {
@@ -248,7 +210,8 @@ def _figure(rows: list[list[Spec]], *, share_color: bool = True) -> Spec:
     }  # fmt: skip
 
 
-def _panel(layers: list[Spec], rows: list[Spec], *, title: str = "", width: int = 300) -> Spec:
+def panel(layers: list[Spec], rows: list[Spec], *, title: str = "", width: int = 300) -> Spec:
+    """Layers over the same rows of data; at most 200 pixels high."""
     return {"title": title, "width": width, "height": min(width, 200), "data": {"values": rows}, "layer": layers}
 
 

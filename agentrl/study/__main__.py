@@ -16,11 +16,13 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import study_parser
 from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
-from agentrl.study.pictures import draw_study
-from agentrl.study.plan import Cell, Study, load_study, require_arms
+from agentrl.study.claims import claims_table
+from agentrl.study.page import render_page
+from agentrl.study.pictures import draw_safe_regions, draw_study
+from agentrl.study.plan import Cell, Study, load_study, require_arms, require_stages
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
-from agentrl.study.tables import replace_section, study_tables, summary_table
+from agentrl.study.tables import study_tables, summary_table
 
 console = Console(stderr=True, markup=False, emoji=False)
 
@@ -28,6 +30,7 @@ console = Console(stderr=True, markup=False, emoji=False)
 def run_study(study: Study, *, stages: list[str], jobs: int, budget_s: float) -> int:
     """Run stage after stage; the results file is written anew after every run. Exit code 1 where a run failed."""
     measured = on_file(study)
+    require_same_study(study, measured)
     runner = Runner(study, jobs=jobs, budget_s=budget_s, measured=measured)
     for stage in stages:
         cells = planned(study, measured)
@@ -46,6 +49,21 @@ def on_file(study: Study) -> dict[str, Run]:
     """Key -> record of the runs that the results file holds."""
     path = Path(study.config.results).expanduser()
     return Results.read(path).by_key() if path.is_file() else {}
+
+
+def require_same_study(study: Study, measured: dict[str, Run]) -> None:
+    """Refuse to write over runs that this study no longer asks for, as after a change of its base experiment.
+
+    Raises:
+        UserError: how many, and what to do.
+    """
+    known = {cell.key for cells in planned(study, measured).values() for cell in cells}
+    lost = [run for key, run in measured.items() if key not in known]
+    if lost:
+        raise UserError(
+            f"{study.config.results} holds {len(lost)} runs that the study as it stands does not ask for (the first: "
+            f"{lost[0]['key']}), and which would be lost. Keep them and name another file with --results."
+        )
 
 
 def planned(study: Study, measured: dict[str, Run]) -> dict[str, list[Cell]]:
@@ -74,24 +92,26 @@ def main(argv: list[str] | None = None) -> int:
     if options.list:
         print(list_configs(studies=True))
         return 0
+    if options.page:
+        render_page(options.page, lambda words: tables(parser.parse_args(words), folder=options.page.parent))
+        return 0
     if not options.study:
         parser.error("give a STUDY.toml (--list shows the shipped ones) or some RESULTS.json")
     if all(path.suffix == ".json" for path in options.study):
-        return show(options.study, options)
+        return show(options)
     if len(options.study) != 1:
         raise UserError("give one STUDY.toml, or any number of RESULTS.json.")
     study = load_study(find_config(options.study[0]))
     if options.results:
         study.config.results = options.results
-    unknown = set(options.stage or []) - set(study.config.stages)
-    if unknown:
-        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(study.config.stages)}.")
+    require_stages(filter(None, [*(options.stage or []), options.claims]), study.config.stages)
     require_arms(filter(None, [options.reference, *(options.summary or [])]), study.config.arms)  # before it costs
     stages = options.stage or list(study.config.stages)
     if options.plan:
         return print_plan(study, stages)
     code = run_study(study, stages=stages, jobs=options.jobs, budget_s=options.budget_s)
-    show([Path(study.config.results).expanduser()], options)
+    options.study = [Path(study.config.results).expanduser()]
+    show(options)
     return code
 
 
@@ -109,32 +129,51 @@ def print_plan(study: Study, stages: list[str]) -> int:
     return 0
 
 
-def show(paths: list[Path], options: argparse.Namespace) -> int:
-    """Markdown to stdout or into a file, and figures into a folder."""
-    studies = {path: Results.read(path) for path in paths}
-    if options.reference:
-        for results in studies.values():
-            require_arms([options.reference], results.study["arms"])
-            results.study["reference"] = options.reference
+def show(options: argparse.Namespace) -> int:
+    """Markdown to stdout, and figures into a folder."""
     if options.figures is not None:
-        draw(studies, options.figures)
-    if options.summary:
-        text = summary_table(list(studies.values()), options.summary)
-    else:
-        text = "\n\n".join(study_tables(results, source=path) for path, results in studies.items())
-    if options.readme is None:
-        print(text)
-    else:
-        replace_section(options.readme, text)
+        draw(options)
+    print(tables(options))
     return 0
 
 
-def draw(studies: dict[Path, Results], folder: Path) -> None:
-    """One SVG a stage."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path, results in studies.items():
-        for written in draw_study(results, folder, name=path.stem):
-            console.print(f"{written}", highlight=False)
+def read_studies(options: argparse.Namespace, folder: Path = Path()) -> dict[Path, Results]:
+    """Path as given -> results, checked to have the arm and the stages that are asked for."""
+    studies = {path: Results.read(folder / path) for path in options.study}
+    for results in studies.values():
+        if options.reference:
+            require_arms([options.reference], results.study["arms"])
+            results.study["reference"] = options.reference
+    known = dict.fromkeys(stage for results in studies.values() for stage in results.study["stages"])
+    require_stages(filter(None, [*(options.stage or []), options.claims]), known)
+    return studies
+
+
+def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
+    """The tables that a command line asks for; its paths are relative to a folder."""
+    studies = read_studies(options, folder)
+    if options.claims:
+        return claims_table(list(studies.values()), options.claims)
+    if options.summary:
+        return summary_table(list(studies.values()), options.summary, stages=options.stage)
+    return "\n\n".join(study_tables(results, source=path, stages=options.stage) for path, results in studies.items())
+
+
+def draw(options: argparse.Namespace) -> None:
+    """One SVG a stage, or one of the stage whose claims are asked for."""
+    studies = read_studies(options)
+    options.figures.mkdir(parents=True, exist_ok=True)
+    if options.claims:
+        written = [options.figures / f"{options.claims}.svg"]
+        draw_safe_regions(list(studies.values()), options.claims, written[0])
+    else:
+        written = [
+            path
+            for source, results in studies.items()
+            for path in draw_study(results, options.figures, name=source.stem, stages=options.stage)
+        ]
+    for path in written:
+        console.print(f"{path}", highlight=False)
 
 
 if __name__ == "__main__":

@@ -1,31 +1,45 @@
-"""Figures of a study, computed from its results file: curves of every comparison, a map of every grid of two axes."""
+"""Figures of a study, computed from its results file: curves of every comparison, a map of every grid."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
-from agentrl.report.plots import Line, Spec, learning_curves, reuse_map, save
-from agentrl.study.results import Results, Run, column, describe_axes, mean_final
-from agentrl.study.tables import is_grid
+from agentrl.errors import UserError
+from agentrl.report.plots import Line, learning_curves, save
+from agentrl.study.maps import draw_maps, stage_maps
+from agentrl.study.results import Results, Run, column, describe_axes
 
 _COSTS = {"rollouts": "episodes", "CPU seconds of rollouts and updates": "cpu_s"}
 
 
-def draw_study(results: Results, folder: Path, *, name: str) -> list[Path]:
-    """Write `NAME_STAGE.svg` for every stage that compares arms or maps two axes; the files, in the study's order."""
+def draw_study(results: Results, folder: Path, *, name: str, stages: Iterable[str] | None = None) -> list[Path]:
+    """Write `NAME_STAGE.svg` for every stage that compares arms or maps axes; the files, in the study's order."""
     written = []
-    for stage in results.study["stages"]:
+    for stage in results.study["stages"] if stages is None else stages:
         settings = results.settings(stage)
-        axes: dict[str, Any] = next((runs[0]["axes"] for runs in settings.values()), {})
-        if settings and not is_grid(results, stage):
-            figure = learning_curves([_line(results, arm, runs) for (arm, _), runs in settings.items()])
-        elif len(axes) == 2:
-            figure = _map(results, list(settings.items()))
+        if not settings:
+            continue
+        if not results.is_grid(stage):
+            spec = learning_curves([_line(results, arm, runs) for (arm, _), runs in settings.items()])
+        elif maps := stage_maps(results, stage):
+            spec = draw_maps(maps)
         else:
             continue
         path = folder / f"{name}_{stage}.svg"
-        save(figure, path)
+        save(spec, path)
         written.append(path)
     return written
+
+
+def draw_safe_regions(studies: Sequence[Results], stage: str, path: Path) -> None:
+    """One picture of a stage of several studies: rules of reuse in rows, the range of rates in columns.
+
+    Raises:
+        UserError: no study has runs in that stage.
+    """
+    maps = [found for results in studies for found in stage_maps(results, stage)]
+    if not maps:
+        raise UserError(f"there is nothing to draw: no run of stage {stage}, or none that maps an axis.")
+    save(draw_maps(maps, across=2), path)
 
 
 def _line(results: Results, arm: str, runs: list[Run]) -> Line:
@@ -35,14 +49,3 @@ def _line(results: Results, arm: str, runs: list[Run]) -> Line:
         costs={title: [column(run, name) for run in runs] for title, name in _COSTS.items()},
         is_reference=arm == results.study["reference"],
     )
-
-
-def _map(results: Results, settings: list[tuple[tuple[str, str], list[Run]]]) -> Spec:
-    axes = list(settings[0][1][0]["axes"])
-    rows, columns = (sorted({runs[0]["axes"][axis] for _, runs in settings}) for axis in axes)
-    success: dict[str, list[list[float]]] = {}
-    for (arm, _), runs in settings:
-        table = success.setdefault(results.label(arm), [[float("nan")] * len(columns) for _ in rows])
-        place = rows.index(runs[0]["axes"][axes[0]]), columns.index(runs[0]["axes"][axes[1]])
-        table[place[0]][place[1]] = mean_final(runs)
-    return reuse_map(success, rows=(axes[0], rows), columns=(axes[1], columns))

@@ -182,6 +182,18 @@ def require_arms(arms: Iterable[str], known: Iterable[str]) -> None:
         raise UserError(f"no arm {', '.join(unknown)}; there are {', '.join(names)}.")
 
 
+def require_stages(stages: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names of stages that are not there.
+
+    Raises:
+        UserError: which, and which there are.
+    """
+    names = list(known)
+    unknown = [stage for stage in stages if stage not in names]
+    if unknown:
+        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(names)}.")
+
+
 def as_words(overrides: dict[str, Any]) -> list[str]:
     """Overrides as command-line words: `{"learner.lr": 1e-3}` -> `["--learner.lr", "0.001"]`."""
     words: list[str] = []

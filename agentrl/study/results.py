@@ -140,6 +140,25 @@ class Results:
                 found.setdefault((run["arm"], describe_axes(run["axes"])), []).append(run)
         return {setting: sorted(runs, key=lambda run: run["seed"]) for setting, runs in found.items()}
 
+    def best_reference(self, stage: str) -> list[Run] | None:
+        """Runs of the single-use setting that ends highest in a stage; None where it has none."""
+        candidates = [runs for (arm, _), runs in self.settings(stage).items() if arm == self.study["reference"]]
+        return max(candidates, key=mean_final, default=None)
+
+    def earlier_reference(self, seeds: Sequence[int] = ()) -> list[Run] | None:
+        """Single use in the first stage that compares arms, where it ran on these seeds."""
+        for stage in self.study["stages"]:
+            if not self.is_grid(stage):
+                found = self.best_reference(stage)
+                if found and set(seeds) <= {run["seed"] for run in found}:
+                    return found
+        return None
+
+    def is_grid(self, stage: str) -> bool:
+        """Whether a stage maps values of an axis instead of comparing arms at one."""
+        axes = self.study["stages"][stage]["axes"]
+        return any(isinstance(value, list) and len(value) > 1 for value in axes.values())
+
     def label(self, arm: str) -> str:
         """How tables call an arm."""
         return str(self.study["arms"][arm]["label"] or arm)
@@ -182,10 +201,15 @@ def shared_time(run: Run, *, rollout_share: float) -> list[float]:
     ]
 
 
+def on_shared_seeds(*groups: Sequence[Run]) -> list[list[Run]]:
+    """The runs of each group on the seeds that all of them have, in the same order."""
+    seeds = sorted(set.intersection(*({run["seed"] for run in group} for group in groups)))
+    return [[next(run for run in group if run["seed"] == seed) for seed in seeds] for group in groups]
+
+
 def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> dict[str, Any]:
     """An arm against the single-use arm, on the seeds they share."""
-    seeds = sorted({run["seed"] for run in runs} & {run["seed"] for run in reference})
-    pick = [[next(r for r in group if r["seed"] == seed) for seed in seeds] for group in (reference, runs)]
+    pick = on_shared_seeds(reference, runs)
     scores = [[column(run, "success") for run in group] for group in pick]
     finals = [[final_success(run) for run in group] for group in pick]
     costs = {
@@ -196,7 +220,7 @@ def compare(runs: list[Run], reference: list[Run], *, rollout_share: float) -> d
     tests = sum(run["reuse_steps"] for run in pick[1]) or float("nan")
     onsets = [degradation_onset(curve) for curve in scores[1]]
     return {
-        "seeds": seeds,
+        "seeds": [run["seed"] for run in pick[0]],
         "final": float(np.mean(finals[1])),
         "difference": paired_difference(finals[1], finals[0]),
         "speedup": {name: speedup((c[0], scores[0]), (c[1], scores[1])) for name, c in costs.items()},

@@ -20,7 +20,7 @@ from agentrl.study.pictures import draw_study
 from agentrl.study.plan import as_words, load_study
 from agentrl.study.results import COLUMNS, Results, compare
 from agentrl.study.runner import Runner, lock_path
-from agentrl.study.tables import BEGIN, END, replace_section, study_tables, summary_table
+from agentrl.study.tables import study_tables, summary_table
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,7 +166,7 @@ def test_map_when_drawn_then_every_arm_has_a_panel_with_its_numbers(tmp_path: Pa
     (path,) = draw_study(results, tmp_path, name="toy")
     text = path.read_text()
     assert path.name == "toy_map.svg"
-    assert all(f">{word}<" in text for word in ("naive", "60", "30", "learner.lr", "0.01"))
+    assert all(f">{word}<" in text for word in ("naive", "60.0", "30.0", "learner.lr", "0.01"))
 
 
 def mapped_runs() -> list[dict[str, object]]:
@@ -193,16 +193,6 @@ def test_summary_when_several_studies_then_a_row_per_stage_and_three_cells_per_a
     )
     with pytest.raises(UserError, match="no arm nobody"):
         summary_table([results], ["nobody"])
-
-
-def test_readme_when_marked_then_only_the_section_changes(tmp_path: Path) -> None:
-    page = tmp_path / "README.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    replace_section(page, "new")
-    assert page.read_text() == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
-    page.write_text("no marks")
-    with pytest.raises(UserError, match="has no lines"):
-        replace_section(page, "new")
 
 
 @pytest.mark.parametrize(
@@ -364,6 +354,18 @@ def test_command_when_another_reference_is_named_then_arms_are_measured_against_
     assert "| single use (lr 0.001) | 40.0 % | -10.0 [-10.0, -10.0] | not reached |" in text
     assert main_guard(lambda: main([str(path), "--reference", "nobody"])) == 2
     assert "there are single, naive" in capsys.readouterr().err
+
+
+def test_command_when_the_results_file_holds_runs_of_another_base_then_it_does_not_write_over_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_study(tmp_path)
+    runs = [{**make_run("single", 9, [0.5] * 6, stage="tune"), "key": "single-of-old-s9"}]
+    results_of(tmp_path, runs).write(tmp_path / "results.json", command="x")
+    before = (tmp_path / "results.json").read_bytes()
+    assert main_guard(lambda: main([str(path), "--budget-s", "0"])) == 2
+    assert "holds 1 runs that the study as it stands does not ask for" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_bytes() == before
 
 
 def test_command_when_told_nonsense_then_code_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
