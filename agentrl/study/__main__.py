@@ -17,7 +17,7 @@ from agentrl.command.parsers import study_parser
 from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
 from agentrl.study.claims import claims_table
-from agentrl.study.page import render_page
+from agentrl.study.page_tables import render_page
 from agentrl.study.pictures import draw_safe_regions, draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_arms, require_stages
 from agentrl.study.results import Results, Run

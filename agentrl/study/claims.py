@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import get_args
 
-from agentrl.analysis.claims import Finding, at_least, holds_in
+from agentrl.analysis.findings import Finding, at_least, holds_in
 from agentrl.analysis.speedup import (
     Difference,
     Speedup,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agentrl.analysis.claims import at_least
+from agentrl.analysis.findings import at_least
 from agentrl.analysis.speedup import Difference, format_difference, paired_difference
 from agentrl.report.plots import Spec, figure, panel
 from agentrl.study.results import Results, Run, final_success, mean_final, on_shared_seeds
@@ -112,18 +112,12 @@ def _panel(found: StageMap) -> Spec:
     shade = {"field": "points", "type": "quantitative", "legend": None, "scale": scale}
     ink = {"condition": {"test": f"abs(datum.points) > {0.7 * _FULL}", "value": "white"}, "value": "black"}
     outline = {"type": "rect", "fill": None, "stroke": "black", "strokeWidth": 2.5}
-    number, note = (
-        {
-            "mark": {"type": "text", "dy": dy, "fontSize": size},
-            "encoding": {**place, "text": {"field": name}, "color": ink},
-        }
-        for name, dy, size in (("end", -6, 12), ("note", 8, 9))
-    )
-    layers = [
+    layers: list[Spec] = [
         {"mark": "rect", "encoding": {**place, "color": shade}},
         {"mark": outline, "transform": [{"filter": "datum.safe"}], "encoding": place},
-        number,
-        note,
     ]
-    size = {"width": CELL[0] * len(columns), "height": CELL[1] * len(rows)}
-    return {**panel(layers, values, title=found.title), **size}
+    for name, dy, size in (("end", -6, 12), ("note", 8, 9)):
+        mark = {"type": "text", "dy": dy, "fontSize": size}
+        layers.append({"mark": mark, "encoding": {**place, "text": {"field": name}, "color": ink}})
+    width, height = CELL[0] * len(columns), CELL[1] * len(rows)
+    return {**panel(layers, values, title=found.title), "width": width, "height": height}

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agentrl.analysis.claims import at_least, holds_in
+from agentrl.analysis.findings import at_least, holds_in
 from agentrl.command.guard import main_guard
 from agentrl.command.parsers import study_parser
 from agentrl.study.__main__ import main, tables
 from agentrl.study.claims import claims_table, rules_over_range
 from agentrl.study.maps import stage_maps
-from agentrl.study.page import with_tables
+from agentrl.study.page_tables import with_tables
 from agentrl.study.pictures import draw_safe_regions
 from agentrl.study.results import Results
 from tests.agentrl.test_study import make_run, results_of
