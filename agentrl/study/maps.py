@@ -19,7 +19,7 @@ _CAPTION = (
 
 
 @dataclass(frozen=True)
-class Cell:
+class MapCell:
     """What a map knows of one setting."""
 
     row: str
@@ -45,7 +45,7 @@ class StageMap:
     """Name of the vertical axis."""
     columns: str
     """Name of the horizontal axis."""
-    cells: list[Cell]
+    cells: list[MapCell]
     """In the order of the axes: the first row is the lowest, the first column on the left."""
 
 
@@ -62,19 +62,19 @@ def stage_maps(results: Results, stage: str) -> list[StageMap]:
         return [StageMap(results.study["title"], "", axes[0], cells)] if len({c.row for c in cells}) > 1 else []
     if len(axes) != 2:
         return []
-    by_arm: dict[str, list[Cell]] = {}
+    by_arm: dict[str, list[MapCell]] = {}
     for (arm, _), runs in settings:
         cell = _cell(results, stage, f"{runs[0]['axes'][axes[0]]:g}", runs)
         by_arm.setdefault(results.label(arm), []).append(cell)
     return [StageMap(label, axes[0], axes[1], cells) for label, cells in by_arm.items()]
 
 
-def _cell(results: Results, stage: str, row: str, runs: list[Run]) -> Cell:
+def _cell(results: Results, stage: str, row: str, runs: list[Run]) -> MapCell:
     best = results.best_reference(stage) or results.earlier_reference([run["seed"] for run in runs])
     own, reference = on_shared_seeds(runs, best or [])
     ends = [[final_success(run) for run in group] for group in (own, reference)]
     difference = paired_difference(*ends) if own else None
-    return Cell(row, f"{list(runs[0]['axes'].values())[-1]:g}", mean_final(runs), difference)
+    return MapCell(row, f"{list(runs[0]['axes'].values())[-1]:g}", mean_final(runs), difference)
 
 
 def draw_maps(maps: Sequence[StageMap], *, across: int = 3) -> Spec:
