@@ -8,7 +8,7 @@ rate that fits another size of model. Tools that a chat template does not show a
 from collections.abc import Callable, Iterator, Sequence
 
 from agentrl.config.schema import Config
-from agentrl.runs.evidence import Cause, Evidence, Seen
+from agentrl.runs.evidence import EPISODES, SOLVED, Cause, Evidence, Seen
 from agentrl.runs.health_checks import HEALTH_CHECKS, REMEMBERED
 from agentrl.types import Metrics
 
@@ -192,6 +192,21 @@ def _equal_groups(seen: Seen) -> Iterator[Cause]:
         )  # fmt: skip
 
 
+def _idle_members(seen: Seen) -> Iterator[Cause]:
+    """Environments of a mixture that take rollouts and teach nothing, while others do."""
+    for name in seen.config.environments() if seen.config.mixture and not seen.is_equal else ():
+        episodes = seen.total(f"rollout/episodes/{name}")
+        is_solved = seen.least(f"rollout/success/{name}") >= SOLVED
+        if episodes < EPISODES / 2 or seen.total(f"batch/mixed_groups/{name}") or is_solved:
+            continue
+        yield seen.find(
+            f"idle_{name}", f"in {episodes:,.0f} episodes of {name} none did better than another of its task (mean "
+            f"reward {seen.batches[-1].get(f'rollout/reward/{name}', 0):.3g}): they teach nothing.",
+            "Begin with easier tasks of it or a longer warmstart, give reward for parts of an answer, or train on it "
+            "alone first.",
+        )  # fmt: skip
+
+
 def _untrained_tokens(seen: Seen) -> Iterator[Cause]:
     masked = seen.least("learner/masked")
     if not seen.spent("cost/generated_tokens"):
@@ -215,5 +230,5 @@ def _untrained_tokens(seen: Seen) -> Iterator[Cause]:
 
 
 _CHECKS: tuple[Callable[[Seen], Iterator[Cause]], ...] = (
-    _long_prompts, _untrained_tokens, _equal_groups, _invalid_actions, _cut_turns,
+    _long_prompts, _untrained_tokens, _equal_groups, _idle_members, _invalid_actions, _cut_turns,
 )  # fmt: skip

@@ -97,10 +97,12 @@ def reward_metrics(played: Sequence[Trajectory], prefix: str = "reward") -> Metr
 
 def _group_metrics(batch: RolloutBatch, *, drop_equal: bool) -> Metrics:
     """What the groups have to teach."""
-    num_mixed = sum(group.rewards_differ for group in batch.groups)
+    mixed = [group.task.environment for group in batch.groups if group.rewards_differ]
+    names = {group.task.environment for group in batch.groups} - {""}  # of a mixture
     return {
         "batch/groups": len(batch.groups),
-        "batch/mixed_groups": num_mixed,
+        "batch/mixed_groups": len(mixed),
+        **{f"batch/mixed_groups/{name}": mixed.count(name) for name in sorted(names)},
         "batch/dropped_groups": sum(not group.outcomes_differ for group in batch.groups) if drop_equal else 0,
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from agentrl import train
-from agentrl.config.read import build_config
+from agentrl.config.read import build_config, load_config
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
 from agentrl.runs.diagnosis import Cause, findings
@@ -206,17 +206,19 @@ def by_length(trajectory: Trajectory) -> float:
     return float(len(trajectory.turns[0].action))
 
 
-def short_run(folder: Path, env: str = "tests.toy:ColourEnv", **changes: Any) -> list[Cause]:
-    """Findings of a real run of three batches of 6 x 6 episodes."""
+def short_run(folder: Path, env: str | list[dict[str, str]] = "tests.toy:ColourEnv", **changes: Any) -> list[Cause]:
+    """Findings of a real run of three batches of 6 x 6 episodes, in one environment or a mixture."""
     overrides = {
-        "env.id": env, "env.eval_split": "test", "model.tiny.hidden_size": 32, "model.tiny.intermediate_size": 64,
+        **({"env.id": env, "env.eval_split": "test"} if isinstance(env, str) else {}),
+        "model.tiny.hidden_size": 32, "model.tiny.intermediate_size": 64,
         "model.tiny.num_heads": 2, "model.tiny.num_kv_heads": 1, "rollout.max_turns": 2, "rollout.max_new_tokens": 4,
         "rollout.max_context_tokens": 128, "rollout.env_workers": 0, "train.steps": 3, "train.groups_per_step": 6,
         "train.group_size": 6, "eval.tasks": 1, "checkpoint.every": 0, "tracking.divergence_every": 0,
         "tracking.trackers": [], "tracking.trajectories_every": 0, "warmstart.cache_dir": str(folder / "warmstart"),
         **{key.replace("__", "."): value for key, value in changes.items()},
     }  # fmt: skip
-    train.run(None, overrides, run_dir=folder / "run")
+    config = load_config({"env": env} if isinstance(env, list) else None, overrides)
+    train.run(config, run_dir=folder / "run")
     record = read_run(folder / "run")
     return findings(record.records, record.config)
 
@@ -252,6 +254,12 @@ def test_a_real_run_when_something_keeps_it_from_learning_then_that_is_found(
     tmp_path: Path, env: str, changes: dict[str, Any], expected: set[str]
 ) -> None:
     assert set(codes(short_run(tmp_path, env, **changes))) - {"invalid_actions", "cut_turns"} == expected
+
+
+def test_a_real_mixture_when_one_environment_teaches_nothing_then_that_one_is_found(tmp_path: Path) -> None:
+    lively = {"id": "tests.toy:ColourEnv", "eval_split": "test", "reward": f"{__name__}:by_length"}
+    found = codes(short_run(tmp_path, env=[lively, {"id": f"{__name__}:Hopeless", "eval_split": "test"}]))
+    assert {code for code in found if "idle" in code} == {"idle_Hopeless"}
 
 
 def test_a_real_run_when_no_answer_is_an_action_then_that_is_found(tmp_path: Path) -> None:
