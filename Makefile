@@ -11,7 +11,7 @@ OPENENV := .venv-openenv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: train test test-all test-vllm next-vllm evidence lint audit coverage docs clean
+.PHONY: train test test-all test-vllm test-llama next-vllm evidence lint audit coverage docs clean
 
 train: $(VENV)/base.done
 	$(BIN)/python -m agentrl.train configs/quickstart.toml
