@@ -169,6 +169,7 @@ def test_rate_limits_errors_of_the_server_and_lost_replies_are_tried_again() -> 
     assert len(server.requests) == 5
 
 
+@pytest.mark.slow
 def test_a_time_out_fails_the_episode_as_infrastructure_and_is_counted(tmp_path: Path) -> None:
     def answer(body: dict[str, Any]) -> Reply:
         return slowly(remembers(body), 4.0) if "red" in body["messages"][0]["content"] else remembers(body)

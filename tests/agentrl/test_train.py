@@ -327,7 +327,8 @@ def test_sparkline_of_a_rising_curve_rises() -> None:
     assert sparkline([0.0, 0.5, 1.0]) == "▁▅█ 0% -> 100%"
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_training_lifts_the_toy_agent_from_chance_to_nine_in_ten(config: Path, tmp_path: Path, seed: int) -> None:
     words = [
         "--train.seed",
