@@ -42,6 +42,7 @@ build/next-vllm/vllm:
 	unzip -q build/next-vllm/vllm-*.whl 'vllm/*.py' -d build/next-vllm
 
 evidence: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m evidence
 	$(BIN)/python benchmarks/engine_speed.py
 	AGENTRL_KILLS=50 $(BIN)/python -m pytest -m slow tests/agentrl/test_train.py tests/agentrl/test_ahead.py -k killed
 	$(BIN)/python -m tests.mutants

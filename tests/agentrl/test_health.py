@@ -284,7 +284,7 @@ def test_a_real_run_when_its_gate_closes_every_batch_then_that_is_told(tmp_path:
     assert told(record) == {"no_reuse"}
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 @pytest.mark.parametrize(
     "name", [name for name in shipped_configs() if name.endswith("quickstart") and "/" not in name]
 )
