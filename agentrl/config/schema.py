@@ -302,9 +302,9 @@ class CheckpointConfig(Section):
 class TrackingConfig(Section):
     """What a run writes."""
 
-    trackers: list[Literal["tensorboard", "wandb"]] = Field(default=["tensorboard"])
-    """Where curves go beside metrics.jsonl. wandb is an extra, gets tables of held-out episodes too, and its project is
-    `agentrl`, or what WANDB_PROJECT says."""
+    trackers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default=["tensorboard"])
+    """Where curves go beside metrics.jsonl. All but the first are extras, whose project is `agentrl`, or what
+    WANDB_PROJECT, MLFLOW_EXPERIMENT_NAME or TRACKIO_PROJECT says; wandb gets tables of held-out episodes too."""
     trajectories_every: int = Field(1, ge=0)
     """Rollout batches between stored trajectory files; 0 stores none."""
     divergence_every: int = Field(10, ge=0)

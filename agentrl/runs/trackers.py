@@ -1,7 +1,8 @@
-"""Where curves go beside metrics.jsonl: TensorBoard, Weights & Biases, by accelerate's trackers."""
+"""Where curves go beside metrics.jsonl: TensorBoard, W&B, MLflow, trackio, by accelerate's trackers."""
 
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 
 from agentrl.common.extras import MissingExtraError
+from agentrl.config.describe import leaves
 from agentrl.config.schema import Config
 from agentrl.errors import UserError
 from agentrl.types import Metrics, Trajectory
@@ -36,6 +38,8 @@ FIRST_SCREEN = {
 COLUMNS = ("step", "split", "task", "category", "success", "reward", "status", "turns", "prompt", "answers")
 """Of the table of episodes."""
 _SHOWN_CHARACTERS = 2000
+_NOT_OF_MLFLOW = re.compile(r"[^\w\-. :/]")
+"""What MLflow refuses in the names of numbers."""
 
 
 def require_trackers(names: Iterable[str]) -> None:
@@ -83,18 +87,37 @@ def start_tracker(name: str, folder: Path, config: Config, *, step: int) -> Gene
     Raises:
         UserError: it cannot begin.
     """
-    kind = LOGGER_TYPE_TO_CLASS[name]
-    if name == "tensorboard":
-        # Points that a resumed run will write again are hidden by the viewer.
-        tracker = kind("tensorboard", logging_dir=folder, purge_step=step)
-    else:
-        project = os.environ.get("WANDB_PROJECT", "agentrl")
-        tracker = kind(project, name=folder.name, group=folder.name, dir=str(folder), config=config.model_dump())
     try:
+        tracker = _tracker(name, folder, config, step=step)
         tracker.start()
+        if name == "mlflow":
+            tracker.store_init_configuration(dict(leaves(config.model_dump())))
     except Exception as error:  # of a package that raises what it likes
         raise UserError(f"tracking.trackers: {name} cannot begin: {type(error).__name__}: {error}") from error
     return tracker
+
+
+def _tracker(name: str, folder: Path, config: Config, *, step: int) -> GeneralTracker:
+    kind = LOGGER_TYPE_TO_CLASS[name]
+    project = os.environ.get(f"{name.upper()}_PROJECT", "agentrl")
+    if name == "tensorboard":
+        # Points that a resumed run will write again are hidden by the viewer.
+        return kind("tensorboard", logging_dir=folder, purge_step=step)
+    if name == "wandb":
+        return kind(project, name=folder.name, group=folder.name, dir=str(folder), config=config.model_dump())
+    if name == "trackio":
+        resume = "allow" if step else "never"
+        mute = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}  # what it shows and measures by itself
+        return kind(project, name=folder.name, config=config.model_dump(), resume=resume, **mute)
+    return kind(project, run_name=folder.name)
+
+
+def log_curves(tracker: GeneralTracker, metrics: Metrics, *, step: int) -> None:
+    """The numbers of a record, under names that the tracker takes."""
+    curves = curves_of(metrics)
+    if tracker.name == "mlflow":
+        curves = {_NOT_OF_MLFLOW.sub("_", key): value for key, value in curves.items()}
+    tracker.log(curves, step=step)
 
 
 def curves_of(metrics: Metrics) -> dict[str, float]:

@@ -17,7 +17,7 @@ from agentrl.runs.folder import read_metrics
 from agentrl.runs.metrics import step_metrics
 from agentrl.runs.outputs import not_empty, require_empty, whole_file, write_json
 from agentrl.runs.software import describe_software
-from agentrl.runs.trackers import curves_of, log_episodes, start_tracker
+from agentrl.runs.trackers import log_curves, log_episodes, start_tracker
 from agentrl.types import Group, Metrics, Trajectory
 
 OnBatch = Callable[[Metrics, list[Group]], bool | None]
@@ -151,7 +151,7 @@ class RunWriter:
         self.costs = metrics if metrics["kind"] == "train" else self.costs
         self._start_trackers(step)
         for tracker in self._trackers:
-            tracker.log(curves_of(metrics), step=step)
+            log_curves(tracker, metrics, step=step)
         log_episodes(self._trackers, trajectories, step=step)
 
     def _store(self, name: str, trajectories: Iterable[Trajectory]) -> None:

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -94,3 +95,39 @@ def test_wandb_offline_then_project_name_config_curves_and_episodes_arrive(tmp_p
     content = json.loads(table.read_text())
     assert content["columns"][:5] == ["step", "split", "task", "category", "success"]
     assert len(content["data"]) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("mlflow"), reason="needs the extra mlflow")
+def test_mlflow_offline_then_name_config_and_curves_arrive(tmp_path: Path) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    done = train(tmp_path / "my-run", "mlflow", MLFLOW_TRACKING_URI=store, MLFLOW_EXPERIMENT_NAME="colours")
+    assert done.returncode == 0, done.stderr
+    read = """
+import json, sys
+from mlflow import MlflowClient
+client = MlflowClient(sys.argv[1])
+(experiment,) = client.search_experiments(filter_string="name = 'colours'")
+(run,) = client.search_runs([experiment.experiment_id])
+curve = [(point.step, point.value) for point in client.get_metric_history(run.info.run_id, "eval/success")]
+print(json.dumps([run.info.run_name, run.info.status, run.data.params, run.data.metrics, curve]))
+"""
+    out = subprocess.run([sys.executable, "-c", read, store], capture_output=True, text=True, check=True).stdout
+    name, status, settings, numbers, curve = json.loads(out)
+    assert (name, status, settings["env.id"]) == ("my-run", "FINISHED", "tests.toy:ColourEnv")
+    assert {"1_success/held_out", "2_reward/training", "3_reuse/uses", "4_health/cut_turns"} <= numbers.keys()
+    assert [step for step, _ in curve] == [0, 1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("trackio"), reason="needs the extra trackio")
+def test_trackio_offline_then_name_config_and_curves_arrive(tmp_path: Path) -> None:
+    done = train(tmp_path / "my-run", "trackio", TRACKIO_PROJECT="colours", TRACKIO_DIR=str(tmp_path / "trackio"))
+    assert done.returncode == 0, done.stderr
+    with sqlite3.connect(tmp_path / "trackio" / "colours.db") as database:
+        ((name, settings),) = database.execute("SELECT run_name, config FROM configs")
+        rows = database.execute("SELECT step, metrics FROM metrics ORDER BY step").fetchall()
+    assert (name, json.loads(settings)["env"]["id"]) == ("my-run", "tests.toy:ColourEnv")
+    numbers = {key for _, text in rows for key in json.loads(text)}
+    assert {"1_success/held_out", "2_reward/training", "3_reuse/uses", "4_health/cut_turns"} <= numbers
+    assert [step for step, text in rows if "eval/success" in json.loads(text)] == [0, 1]
