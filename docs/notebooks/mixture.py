@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Several environments in one run
 #
-# Household tasks and arithmetic (`configs/mixture_quickstart.toml`, here much shortened: the real one learns, this one
+# Household tasks and shopping (`configs/mixture_quickstart.toml`, here much shortened: the real one learns, this one
 # shows where things are). `env.1.weight` is a key of the second environment; equal weights: as many groups of each.
 
 # %%
