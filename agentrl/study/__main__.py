@@ -19,7 +19,7 @@ from agentrl.errors import UserError
 from agentrl.study.claims import claims_table
 from agentrl.study.page_tables import render_page
 from agentrl.study.pictures import draw_safe_regions, draw_study
-from agentrl.study.plan import Cell, Study, load_study, require_arms, require_stages
+from agentrl.study.plan import Cell, Study, load_study, require_known
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
 from agentrl.study.tables import study_tables, summary_table
@@ -104,8 +104,8 @@ def main(argv: list[str] | None = None) -> int:
     study = load_study(find_config(options.study[0]))
     if options.results:
         study.config.results = options.results
-    require_stages(filter(None, [*(options.stage or []), options.claims]), study.config.stages)
-    require_arms(filter(None, [options.reference, *(options.summary or [])]), study.config.arms)  # before it costs
+    require_known("stage", filter(None, [*(options.stage or []), options.claims]), study.config.stages)
+    require_known("arm", filter(None, [options.reference, *(options.summary or [])]), study.config.arms)
     stages = options.stage or list(study.config.stages)
     if options.plan:
         return print_plan(study, stages)
@@ -142,10 +142,10 @@ def read_studies(options: argparse.Namespace, folder: Path = Path()) -> dict[Pat
     studies = {path: Results.read(folder / path) for path in options.study}
     for results in studies.values():
         if options.reference:
-            require_arms([options.reference], results.study["arms"])
+            require_known("arm", [options.reference], results.study["arms"])
             results.study["reference"] = options.reference
     known = dict.fromkeys(stage for results in studies.values() for stage in results.study["stages"])
-    require_stages(filter(None, [*(options.stage or []), options.claims]), known)
+    require_known("stage", filter(None, [*(options.stage or []), options.claims]), known)
     return studies
 
 

@@ -170,28 +170,16 @@ def load_study(path: Path) -> Study:
     return study
 
 
-def require_arms(arms: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names of arms that are not there.
+def require_known(what: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse names of arms or stages (`what`) that are not there.
 
     Raises:
         UserError: which, and which there are.
     """
-    names = list(known)
-    unknown = [arm for arm in arms if arm not in names]
+    there = list(known)
+    unknown = [name for name in names if name not in there]
     if unknown:
-        raise UserError(f"no arm {', '.join(unknown)}; there are {', '.join(names)}.")
-
-
-def require_stages(stages: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse names of stages that are not there.
-
-    Raises:
-        UserError: which, and which there are.
-    """
-    names = list(known)
-    unknown = [stage for stage in stages if stage not in names]
-    if unknown:
-        raise UserError(f"no stage {', '.join(unknown)}; there are {', '.join(names)}.")
+        raise UserError(f"no {what} {', '.join(unknown)}; there are {', '.join(there)}.")
 
 
 def as_words(overrides: dict[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.analysis.speedup import format_difference, format_speedup
-from agentrl.study.plan import require_arms
+from agentrl.study.plan import require_known
 from agentrl.study.results import Results, Run, compare, describe_axes, mean_final
 
 
@@ -37,7 +37,7 @@ def summary_table(studies: Sequence[Results], arms: Sequence[str], *, stages: It
     Raises:
         UserError: an arm that no study has.
     """
-    require_arms(arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
+    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
     labels = [next(r.label(arm) for r in studies if arm in r.study["arms"]) for arm in arms]
     share = studies[0].study["rollout_share"]
     columns = [f"{label}: {what}" for label in labels for what in ("rollouts", f"time at {share:.0%}", "end")]
