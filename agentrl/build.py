@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from agentrl.common.data_source import with_kinds
 from agentrl.config.describe import diff_configs
 from agentrl.config.read import build_config
 from agentrl.config.schema import Config, RolloutConfig
@@ -59,9 +60,7 @@ class Environments:
     def run_name(self, source: Any, config: Config) -> str:
         """A name after the config's file or the environment; with the data, so that generated is taken for no other."""
         name = str(getattr(source, "stem", config.title))
-        sources = [environment.pool.capabilities().source for environment in self.train.values()]
-        kinds = sorted({source.kind for source in sources if source} - {*name.split("-")})
-        return "-".join((name, *kinds))
+        return with_kinds(name, (environment.pool.capabilities().source for environment in self.train.values()))
 
     def close(self) -> None:
         """Stop the worker processes."""

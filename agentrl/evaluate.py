@@ -18,7 +18,7 @@ from agentrl.api_policy.server_options import api_policy_from
 from agentrl.command.callable_module import make_callable
 from agentrl.command.guard import main_guard, parse_command_line
 from agentrl.command.parsers import evaluate_parser, program
-from agentrl.common.data_source import DataSource
+from agentrl.common.data_source import DataSource, with_kinds
 from agentrl.common.paths import user_path
 from agentrl.config.read import load_config
 from agentrl.config.schema import Config, EnvConfig
@@ -160,11 +160,8 @@ def run(
 
 
 def _named_after_data(folder: Path, name: str, record: Metrics) -> Path:
-    """The folder, with the kind of its tasks in its name, so that generated ones are taken for no others."""
-    source = DataSource.of(record.get("eval/data"))
-    if source is None or source.kind in name.split("-"):
-        return folder
-    told = folder.with_name(folder.name.replace(name, f"{name}-{source.kind}", 1))
+    """The folder, with the kind of its tasks in its name, where they say it."""
+    told = folder.with_name(folder.name.replace(name, with_kinds(name, [DataSource.of(record.get("eval/data"))]), 1))
     with suppress(OSError):  # somebody's folder is called so
         return folder.rename(told)
     return folder

@@ -64,6 +64,16 @@ class DataSource:
         return ", ".join(filter(None, (kind, f"{self.count:,} tasks", digest, self.about)))
 
 
+def with_kinds(name: str, sources: Iterable[DataSource | None]) -> str:
+    """A folder's name with the kinds of its tasks, so that generated ones are taken for no others.
+
+    >>> with_kinds("quickstart", [DataSource("generated", 240), None]), with_kinds("mine", [None])
+    ('quickstart-generated', 'mine')
+    """
+    kinds = sorted({source.kind for source in sources if source} - {*name.split("-")})
+    return "-".join((name, *kinds))
+
+
 def tasks_of(record: Mapping[str, Any]) -> str:
     """What an evaluation's record (`eval/split`, `eval/data`) says was played.
 
