@@ -194,10 +194,12 @@ def _equal_groups(seen: Seen) -> Iterator[Cause]:
 
 def _idle_members(seen: Seen) -> Iterator[Cause]:
     """Environments of a mixture that take rollouts and teach nothing, while others do."""
-    for name in seen.config.environments() if seen.config.mixture and not seen.is_equal else ():
+    if not seen.config.mixture or seen.is_equal:
+        return
+    for name in seen.config.environments():
         episodes = seen.total(f"rollout/episodes/{name}")
         is_solved = seen.least(f"rollout/success/{name}") >= SOLVED
-        if episodes < EPISODES / 2 or seen.total(f"batch/mixed_groups/{name}") or is_solved:
+        if episodes < EPISODES / 2 or seen.most(f"batch/mixed_groups/{name}") or is_solved:  # older records lack it
             continue
         yield seen.find(
             f"idle_{name}", f"in {episodes:,.0f} episodes of {name} none did better than another of its task (mean "
