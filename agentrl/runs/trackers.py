@@ -109,7 +109,7 @@ def _tracker(name: str, folder: Path, config: Config, *, step: int) -> GeneralTr
         resume = "allow" if step else "never"
         mute = {"embed": False, "auto_log_gpu": False, "auto_log_cpu": False}  # what it shows and measures by itself
         return kind(project, name=folder.name, config=config.model_dump(), resume=resume, **mute)
-    return kind(project, run_name=folder.name)
+    return kind("agentrl", run_name=folder.name)  # MLFLOW_EXPERIMENT_NAME goes before
 
 
 def log_curves(tracker: GeneralTracker, metrics: Metrics, *, step: int) -> None:
