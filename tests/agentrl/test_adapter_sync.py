@@ -1,6 +1,8 @@
 """LoRA factors sent to vLLM servers as an adapter: what is written, and real servers that play with it."""
 
 import asyncio
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,8 @@ def test_server_when_not_started_for_adapters_then_is_refused_with_what_to_start
     with pytest.raises(UserError, match=r"does not take the adapter .* --enable-lora --max-lora-rank 8; or"):
         engine.load_weights(adapted(seed=1).adapter().items(), version=1)
     engine.close()
+    with urllib.request.urlopen(f"{vllm_servers[0].url}/is_paused", timeout=60) as answer:
+        assert json.load(answer) == {"is_paused": False}
 
 
 @pytest.mark.vllm

@@ -14,6 +14,7 @@ import time
 import uuid
 import zlib
 from collections.abc import Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ class _Server:
     url: str
     ready: bool = False
     """Healthy and with the current weights, as far as is known."""
+    paused: bool = False
+    """Answers nobody until it is told to go on."""
     mending: "asyncio.Task[None] | None" = None
     """Waits for a server that failed."""
     generated: float = -1.0
@@ -186,6 +189,9 @@ class VllmServersEngine:
         for server in self._servers:
             if server.mending is not None:
                 server.mending.cancel()
+            if server.paused:  # it refused the weights, or the run was interrupted: the next to ask must not wait
+                with suppress(self._httpx.HTTPError):
+                    await self._client.post(f"{server.url}/resume", timeout=_HEALTH_TIMEOUT_S)
         await self._client.aclose()
 
     async def _ask(self, ids: list[int], parameters: dict[str, Any], *, affinity: str) -> dict[str, Any]:
@@ -283,11 +289,13 @@ class VllmServersEngine:
 
     async def _give_weights(self, server: _Server) -> None:
         # Turns that are still being decoded would mix old and new weights.
+        server.paused = True
         await self._post(server, "/pause?mode=abort")
         await self._sync.send(self._client, server.url)
         await self._post(server, "/reset_prefix_cache")
         await self._post(server, "/update_weight_version", {"new_version": self._label})
         await self._post(server, "/resume")
+        server.paused = False
         async with self._changed:
             server.ready = True
             self._changed.notify_all()
