@@ -10,6 +10,8 @@ VLLM ?= .venv-vllm
 OPENENV := .venv-openenv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
+# else each of the processes that tests start compiles the whole package again
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: train test test-all test-vllm test-llama next-vllm evidence lint audit coverage docs clean
 

@@ -94,6 +94,7 @@ def distant() -> Iterator[Distant]:
     made.process.close()
 
 
+@pytest.mark.slow
 def test_a_distant_rollout_plays_what_a_near_one_plays_bit_for_bit_and_follows_new_weights(distant: Distant) -> None:
     near = toy_rollout(distant.module, distant.tokenizer, SETTINGS.rollout)
     tasks, seen = sampler().take(4), []
@@ -144,6 +145,7 @@ def with_patience(seconds: float) -> Any:
     return start
 
 
+@pytest.mark.slow
 def test_what_is_raised_in_the_process_is_raised_here_by_its_kind(distant: Distant) -> None:
     with pytest.raises(Unplayable, match="no group of this batch could be played: "):
         distant.rollouts["broken"].play(sampler().take(1), group_size=2)

@@ -130,6 +130,7 @@ class Awaited(OddInfo):
         return "Thanks.", 1.0, True, False, {}
 
 
+@pytest.mark.slow
 def test_what_trains_passes_check_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fine = check_env.Finding("worker process", "ok", "")  # starting a process takes longer than all other checks
     monkeypatch.setattr(check_env, "play_elsewhere", lambda spec, timeout_s: "")

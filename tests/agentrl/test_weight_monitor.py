@@ -68,9 +68,8 @@ def follow(processes: Processes, config: Config, tie: bool, saved: dict[str, Any
     return {"measured": measured, "state": state}
 
 
-@pytest.mark.parametrize(
-    ("name", "count"), [("sharded", 2), *[pytest.param(n, 4, marks=pytest.mark.slow) for n in SETTINGS]]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "count"), [("sharded", 2), *[(name, 4) for name in SETTINGS]])
 def test_processes_that_hold_shards_measure_what_one_measures(name: str, count: int) -> None:
     config, tie = SETTINGS[name]
     if "lora" in name:
