@@ -25,8 +25,9 @@ from agentrl.config.schema import Config, EnvConfig
 from agentrl.console import Display, LogLevel, console, note, say, set_log_level
 from agentrl.environment.spec import conventions, require_splits, with_conventions
 from agentrl.errors import CheckpointError, RunError, UserError
-from agentrl.evaluation.document import PanelCheck, describe_player, describe_usage, make_document
+from agentrl.evaluation.document import PanelCheck
 from agentrl.evaluation.held_out import evaluate, held_out_tasks, renumbered
+from agentrl.evaluation.make_document import describe_player, describe_usage, make_document
 from agentrl.evaluation.players import rollout_for
 from agentrl.evaluation.rates import Evaluation
 from agentrl.evaluation.samples import (

@@ -73,12 +73,3 @@ def set_threads(path: str) -> None:
 def _is_small(path: str) -> bool:
     files = list(Path(path).expanduser().glob("*.safetensors"))
     return path == "tiny" or 0 < sum(file.stat().st_size for file in files) < _SMALL_BYTES
-
-
-def stop_token_ids(tokenizer: Any, module: Any) -> list[int]:
-    """Ids that end a turn: the tokenizer's end of sequence and those of both configs; `Chat` adds its template's."""
-    ids = {tokenizer.eos_token_id}
-    for config in (module.generation_config, module.config):
-        configured = getattr(config, "eos_token_id", None)
-        ids.update(configured if isinstance(configured, list) else [configured])
-    return sorted(i for i in ids if i is not None)

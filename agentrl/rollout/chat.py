@@ -17,7 +17,6 @@ from jinja2 import TemplateError
 
 from agentrl.config.schema import RolloutConfig
 from agentrl.errors import UserError
-from agentrl.model.load import stop_token_ids
 
 _DATE = datetime(2024, 7, 26)
 """The day that templates are told: prompts of a task are the same whenever it is played. (Llama 3.1's own default.)"""
@@ -286,3 +285,12 @@ def window_prompt(observation: str, past: list[PastTurn], *, task: str, num_turn
 def chat_for(tokenizer: Any, module: Any, config: RolloutConfig) -> Chat:
     """The chat of a model in the context of an experiment."""
     return Chat(tokenizer, stop_ids=stop_token_ids(tokenizer, module), growing=config.context == "conversation")
+
+
+def stop_token_ids(tokenizer: Any, module: Any) -> list[int]:
+    """Ids that end a turn: the tokenizer's end of sequence and those of both configs; `Chat` adds its template's."""
+    ids = {tokenizer.eos_token_id}
+    for config in (module.generation_config, module.config):
+        configured = getattr(config, "eos_token_id", None)
+        ids.update(configured if isinstance(configured, list) else [configured])
+    return sorted(i for i in ids if i is not None)

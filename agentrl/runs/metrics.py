@@ -1,15 +1,18 @@
 """What a rollout batch is in numbers: the record of metrics.jsonl."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from agentrl.config.schema import Config
-from agentrl.learner.protocol import Update
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.health import health_metrics
 from agentrl.types import Metrics, Status, Trajectory
 
+if TYPE_CHECKING:
+    from agentrl.learner.protocol import Update  # imports torch, and whoever reads a run needs none
 
-def step_metrics(step: int, batch: RolloutBatch, update: Update, *, costs: Metrics, config: Config) -> Metrics:
+
+def step_metrics(step: int, batch: RolloutBatch, update: "Update", *, costs: Metrics, config: Config) -> Metrics:
     """The record of one rollout batch: `cost/` keys add to those of `costs`, `updates` lists every gradient.
 
     Args:

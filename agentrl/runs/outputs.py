@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from safetensors import SafetensorError
 
 from agentrl.common.paths import user_path
 from agentrl.errors import UserError
-from agentrl.model.processes import Processes
+
+if TYPE_CHECKING:
+    from agentrl.model.processes import Processes  # imports torch, which takes seconds
 
 
 @contextmanager
@@ -139,7 +141,7 @@ def not_empty(folder: Path) -> UserError:
 
 @contextmanager
 def run_folder(
-    run_dir: Path | str | None, resume: Path | str | None, name: str, processes: Processes
+    run_dir: Path | str | None, resume: Path | str | None, name: str, processes: "Processes"
 ) -> Iterator[Path]:
     """The folder of a run, the same for all processes; a new one goes again where nothing comes of it.
 

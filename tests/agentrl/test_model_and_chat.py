@@ -9,9 +9,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from agentrl.config.schema import ModelConfig, TinyModelConfig
 from agentrl.errors import UserError
-from agentrl.model.load import load_model, set_threads, stop_token_ids
+from agentrl.model.load import load_model, set_threads
 from agentrl.model.tiny import build_tiny_model, build_tokenizer
-from agentrl.rollout.chat import Chat, PastTurn, window_prompt
+from agentrl.rollout.chat import Chat, PastTurn, stop_token_ids, window_prompt
 
 CORPUS = ["You arrive at cabinet 13. On the cabinet 13, you see a mug 2, and a pan 1."] * 5
 TOKENIZER = build_tokenizer(CORPUS)

@@ -194,6 +194,14 @@ def test_help_of_every_command_loads_nothing_heavy() -> None:
         assert not HEAVY & set(loaded), name
 
 
+@pytest.mark.parametrize("name", ["compare", "panels.__main__", "report.__main__", "report.page", "watch"])
+def test_commands_that_only_read_results_load_neither_torch_nor_transformers(name: str) -> None:
+    code = f"import json, sys, agentrl.{name}; print(json.dumps(sorted(sys.modules)))"
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    loaded = json.loads(subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout)
+    assert not {"torch", "transformers"} & set(loaded)
+
+
 def test_every_command_has_a_module_and_every_figure_a_function() -> None:
     from agentrl.report import plots as figures
 

@@ -11,8 +11,9 @@ from huggingface_hub import constants
 from agentrl.config.schema import Config, ModelConfig
 from agentrl.dry_run.schedule import model_shape
 from agentrl.errors import UserError
-from agentrl.model.load import load_model, stop_token_ids
+from agentrl.model.load import load_model
 from agentrl.model.pretrained import Source
+from agentrl.rollout.chat import stop_token_ids
 from agentrl.runs.checkpoint import save_model
 from tests.agentrl.helpers import tiny_policy
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch  # takes seconds, and listing panels needs none of it
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ class Engine(Protocol):
         """Log-prob of every id but the first given those before it, [L - 1]."""
         ...
 
-    def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, version: int) -> None:
+    def load_weights(self, named_tensors: Iterable[tuple[str, "torch.Tensor"]], *, version: int) -> None:
         """Use new weights from now on; keys and values of older weights are dropped."""
         ...
 
