@@ -110,6 +110,7 @@ def test_the_first_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_warnings_and_lists_every_command_and_key(tmp_path: Path) -> None:
     pytest.importorskip("mkdocs", reason="the site is built with the extra dev")
     done = start("-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path))

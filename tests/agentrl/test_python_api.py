@@ -244,6 +244,7 @@ def test_a_config_of_several_environments_is_read_overridden_and_stored_as_it_is
     assert (alone.env.id, alone.mixture) == ("tests.toy:ColourEnv", [])
 
 
+@pytest.mark.slow
 def test_a_mixture_is_trained_resumed_evaluated_and_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

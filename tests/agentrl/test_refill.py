@@ -426,7 +426,8 @@ def test_a_refilled_run_counts_every_rollout_and_ends_bit_identical_when_resumed
     assert records(cut) == records(whole)
 
 
-@pytest.mark.parametrize("ahead", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("ahead", [0, 1])
 def test_a_run_with_groups_to_spare_delivers_every_task_once_also_when_resumed(ahead: int, tmp_path: Path) -> None:
     path, whole, cut = (tmp_path / name for name in ("spare.toml", "whole", "cut"))
     plain = CONFIG.replace("refill = 2.5\ndifficulty_band = [0.1, 0.9]\n", "")
