@@ -198,8 +198,12 @@ def _idle_members(seen: Seen) -> Iterator[Cause]:
         return
     for name in seen.config.environments():
         episodes = seen.total(f"rollout/episodes/{name}")
-        is_solved = seen.least(f"rollout/success/{name}") >= SOLVED
-        if episodes < EPISODES / 2 or seen.most(f"batch/mixed_groups/{name}") or is_solved:  # older records lack it
+        success = seen.total(f"rollout/success/{name}") / len(
+            seen.batches
+        )  # of few episodes, so no single batch decides
+        if (
+            episodes < EPISODES / 2 or seen.most(f"batch/mixed_groups/{name}") or success >= SOLVED
+        ):  # older records lack it
             continue
         yield seen.find(
             f"idle_{name}", f"in {episodes:,.0f} episodes of {name} none did better than another of its task (mean "

@@ -262,6 +262,19 @@ def test_a_real_mixture_when_one_environment_teaches_nothing_then_that_one_is_fo
     assert {code for code in found if "idle" in code} == {"idle_Hopeless"}
 
 
+@pytest.mark.parametrize(
+    ("success", "expected"), [((7 / 8, 1, 7 / 8), []), ((7 / 8, 7 / 8, 7 / 8), ["idle_ColourEnv"])]
+)
+def test_a_mixture_when_one_environment_is_solved_in_most_batches_then_it_is_not_called_idle(
+    success: tuple[float, ...], expected: list[str]
+) -> None:
+    records = batches(3, **{"rollout__episodes__ColourEnv": 64, "batch__mixed_groups__ColourEnv": 0})
+    for record, share in zip(records, success, strict=True):
+        record["rollout/success/ColourEnv"] = share
+    members = [{"id": "tests.toy:ColourEnv"}, {"id": f"{__name__}:Hopeless"}]
+    assert codes(findings(records, config(env=members))) == expected
+
+
 def test_a_real_run_when_no_answer_is_an_action_then_that_is_found(tmp_path: Path) -> None:
     changes = {"rollout__max_new_tokens": 1, "env__reward": f"{__name__}:by_length"}
     assert "invalid_actions" in codes(short_run(tmp_path, f"{__name__}:Deaf", **changes))
