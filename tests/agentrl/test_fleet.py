@@ -22,6 +22,7 @@ from agentrl.environment.pool import EnvironmentSpec, EnvPool
 from agentrl.errors import InfrastructureError, RunError, UserError
 from agentrl.model.logprobs import row_logprobs
 from agentrl.rollout.chat import Chat
+from agentrl.rollout.engines import vllm_servers
 from agentrl.rollout.engines.base import Sampling
 from agentrl.rollout.engines.factory import make_engine
 from agentrl.rollout.engines.vllm_servers import VllmServersEngine
@@ -65,6 +66,120 @@ def bare_server() -> Iterator[str]:
 def test_a_server_without_routes_for_weights_is_the_users_error(bare_server: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"takes no weights or no token ids\..* VLLM_SERVER_DEV_MODE=1 vllm serve"):
         VllmServersEngine([bare_server], sync=DiskSync(tmp_path), max_context_tokens=8, patience_s=5.0)
+
+
+class Turns:
+    """What `turn_server` saw, and how it fails."""
+
+    def __init__(self) -> None:
+        self.asked = self.running = self.most = 0
+        self.version = ""
+        self.hang_up_on: tuple[int, ...] = ()
+        """Turns, from 1, whose connection it closes without an answer."""
+        self.lock = threading.Lock()
+
+    def answer(self) -> bytes | None:
+        """To one turn; None hangs up."""
+        with self.lock:
+            self.asked += 1
+            asked, self.running = self.asked, self.running + 1
+            self.most = max(self.most, self.running)
+        time.sleep(0.02)
+        with self.lock:
+            self.running -= 1
+        spans = [{"version": self.version}]
+        choice = {"finish_reason": "length", "token_ids": [7], "logprobs": {"content": [{"logprob": -1.0}]}}
+        whole = json.dumps({"choices": [{**choice, "weight_versions": spans}]}).encode()
+        return None if asked in self.hang_up_on else whole
+
+
+@pytest.fixture
+def turn_server() -> Iterator[tuple[str, Turns]]:
+    """A server with vLLM's routes that answers every turn with one token, as fast and as badly as it is told to."""
+    turns = Turns()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            self.send(200)
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            words = json.loads(body) if body else {}
+            turns.version = words.get("new_version", turns.version)
+            if not self.path.endswith("/generate"):
+                return self.send(200)
+            if not words:
+                return self.send(400)
+            answer = turns.answer()
+            if answer is None:
+                self.close_connection = True
+                return None
+            return self.send(200, answer)
+
+        def send(self, status: int, body: bytes = b"{}") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", turns
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def turn_engine(turn_server: tuple[str, Turns], tmp_path: Path) -> Iterator[VllmServersEngine]:
+    pytest.importorskip("httpx", reason="needs the extra vllm or search")
+    sync = DiskSync(tmp_path)
+    engine = VllmServersEngine([turn_server[0]], sync=sync, max_context_tokens=64, patience_s=30.0)
+    engine.load_weights(weights(MODULE), version=0)
+    yield engine
+    engine.close()
+
+
+async def many_turns(engine: VllmServersEngine, count: int) -> int:
+    one = Sampling(max_new_tokens=1)
+    turns = await asyncio.gather(*[engine.generate([6, 7], one, key=(i,)) for i in range(count)])
+    return sum(turn.ids == [7] for turn in turns)
+
+
+def test_a_turn_whose_connection_broke_is_asked_for_again_and_costs_no_episode(
+    turn_server: tuple[str, Turns], turn_engine: VllmServersEngine
+) -> None:
+    turn_server[1].hang_up_on = (2, 5)
+    assert asyncio.run(many_turns(turn_engine, 8)) == 8
+    assert turn_server[1].asked == 10
+    assert turn_engine.counts()["failed_requests"] == 0
+
+
+def test_a_server_that_hangs_up_twice_on_a_turn_has_failed_and_is_mended(
+    turn_server: tuple[str, Turns], turn_engine: VllmServersEngine
+) -> None:
+    turn_server[1].hang_up_on = (1, 2)
+    with pytest.raises(InfrastructureError, match="RemoteProtocolError"):
+        asyncio.run(many_turns(turn_engine, 1))
+    assert asyncio.run(many_turns(turn_engine, 1)) == 1
+    assert turn_engine.counts()["returned_servers"] == 1
+
+
+def test_a_burst_of_turns_waits_here_for_room_on_the_server(
+    monkeypatch: pytest.MonkeyPatch, turn_server: tuple[str, Turns], tmp_path: Path
+) -> None:
+    pytest.importorskip("httpx", reason="needs the extra vllm or search")
+    monkeypatch.setattr(vllm_servers, "_MAX_OPEN", 3)
+    sync = DiskSync(tmp_path)
+    engine = VllmServersEngine([turn_server[0]], sync=sync, max_context_tokens=64, patience_s=30.0)
+    engine.load_weights(weights(MODULE), version=0)
+    assert asyncio.run(many_turns(engine, 20)) == 20
+    assert turn_server[1].most == 3
+    engine.close()
 
 
 @pytest.mark.parametrize(

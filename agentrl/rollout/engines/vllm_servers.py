@@ -15,7 +15,7 @@ import uuid
 import zlib
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
@@ -32,6 +32,11 @@ _Result = TypeVar("_Result")
 _GENERATE = "/inference/v1/generate"
 _POLL_S = 0.5
 _HEALTH_TIMEOUT_S = 5.0
+_MAX_OPEN = 1024
+"""Turns that a server is asked for at once; the others wait here, else a burst overruns its queue of new connections
+(2,048 in vLLM's web server, less where the system allows less). No more are decoded at once by vLLM's own default."""
+_KEEP_ALIVE_S = 2.0
+"""How long a connection is kept for the next turn; vLLM hangs up after 5 s, and a turn sent just then would be lost."""
 
 
 @dataclass(eq=False)
@@ -47,6 +52,7 @@ class _Server:
     """Tokens that it had generated when it was last looked at."""
     moved: float = 0.0
     """Moment at which that had changed."""
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_OPEN))
 
 
 class VllmServersEngine:
@@ -166,7 +172,9 @@ class VllmServersEngine:
     # Everything below runs in the engine's loop.
 
     async def _connect(self) -> None:
-        limits = self._httpx.Limits(max_connections=None, max_keepalive_connections=None)
+        limits = self._httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_ALIVE_S
+        )
         self._client = self._httpx.AsyncClient(timeout=self.patience_s, limits=limits, trust_env=False)
         self._changed = asyncio.Condition()
         for server in self._servers:
@@ -195,12 +203,17 @@ class VllmServersEngine:
         await self._client.aclose()
 
     async def _ask(self, ids: list[int], parameters: dict[str, Any], *, affinity: str) -> dict[str, Any]:
-        server = await self._pick(affinity)
+        while True:
+            server = await self._pick(affinity)
+            async with server.room:
+                if server.ready:  # else it failed while this turn waited for room
+                    body = {"token_ids": ids, "sampling_params": parameters, "model": self._sync.model}
+                    return await self._ask_server(server, body)
+
+    async def _ask_server(self, server: _Server, body: dict[str, Any]) -> dict[str, Any]:
         label = self._label
         try:
-            body = {"token_ids": ids, "sampling_params": parameters, "model": self._sync.model}
-            timeout = self._httpx.Timeout(self.patience_s, read=None)
-            post = self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
+            post = self._post_turn(server, body)
             response = await patiently(post, self.patience_s, partial(self._is_queueing, server))
         except TimeoutError:
             raise self._failure(server, f"it has not answered within {self.patience_s:g} s") from None
@@ -220,6 +233,14 @@ class VllmServersEngine:
         if versions != {label}:
             raise self._failure(server, f"it answered with the weights {sorted(versions)} instead of {label}")
         return answer
+
+    async def _post_turn(self, server: _Server, body: dict[str, Any]) -> Any:
+        """The response to a turn, asked for once more where its connection broke: the same key gives the same turn."""
+        timeout = self._httpx.Timeout(self.patience_s, read=None)
+        try:
+            return await self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
+        except (self._httpx.ReadError, self._httpx.WriteError, self._httpx.RemoteProtocolError):
+            return await self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
 
     async def _is_queueing(self, server: _Server) -> bool:
         """Whether a server still generates and has rows for which there is no room yet."""
