@@ -241,11 +241,17 @@ class Device:
     """FLOP/s of large matrix products."""
     bandwidth: float
     """Bytes of weights and cache read per second while decoding."""
+    decoding_share: float
+    """Part of both rates that the embedded engine reaches while it decodes, one token a row."""
+    block_s: float
+    """Seconds to start the work of one block, which the embedded engine does anew for every token."""
 
 
-GPU = Device("a GPU of the H100 class at 40 % of its bf16 rate and 60 % of its bandwidth", 4e14, 2e12)
-GPU_FP32 = Device("a GPU of the H100 class at 60 % of its fp32 rate and of its bandwidth", 4e13, 2e12)
-CPU = Device("one CPU core", 5e10, 1e10)
+_TURN_S = 2.5e-4
+"""Seconds of a turn's text: template, encoding, the action taken out of it."""
+GPU = Device("a GPU of the H100 class at 40 % of its bf16 rate and 60 % of its bandwidth", 4e14, 2e12, 1.0, 2.8e-3)
+GPU_FP32 = Device("a GPU of the H100 class at 60 % of its fp32 rate and of its bandwidth", 4e13, 2e12, 1.0, 2.8e-3)
+CPU = Device("one CPU core", 5e10, 1e10, 0.3, 7e-4)
 
 
 def forward_flops(shape: Shape, *, length: int) -> float:
@@ -256,12 +262,15 @@ def forward_flops(shape: Shape, *, length: int) -> float:
     return 2.0 * shape.active_parameters + 2.0 * shape.layers * shape.heads * shape.head_size * length
 
 
-_OF_ENGINES = ("decoding", "reading prompts")
+_OF_ENGINES = ("decoding", "starting blocks", "reading prompts", "text of turns")
 """Items of `batch_seconds` that the engine's side takes."""
 
 
 def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device, processes: int = 1) -> list[Item]:
     """Seconds of one rollout batch in which every row has its full length; environments and syncs not counted.
+
+    The embedded engine reads weights and cache and multiplies one after the other, at a part of the rates; vLLM does
+    both at once.
 
     Args:
         shape: the policy.
@@ -270,24 +279,26 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
         device: rates.
         processes: N.
     """
-    limits, train = config.rollout, config.train
+    limits, train, embedded = config.rollout, config.train, not holds_own_weights(config.rollout)
     size = _engine_size(config)
     episodes = math.ceil(train.groups_per_step * train.group_size / processes)
     length = limits.max_context_tokens
     generated = min(limits.max_turns * limits.max_new_tokens, length)
-    turns = limits.max_turns if limits.context == "window" else 1
-    tokens = episodes * turns * length
+    tokens = episodes * (limits.max_turns if limits.context == "window" else 1) * length
     rows = min(limits.max_concurrent, episodes)
     flops = forward_flops(shape, length=length)
     ticks = math.ceil(episodes / rows) * generated
-    read = shape.active_parameters * size + rows * length / 2 * cache_bytes(shape, size)
-    decoding = max(ticks * read / device.bandwidth, episodes * generated * flops / device.matrix_rate)
+    read = ticks * (shape.active_parameters * size + rows * length / 2 * cache_bytes(shape, size)) / device.bandwidth
+    multiplied = episodes * generated * flops / device.matrix_rate
+    decoding = (read + multiplied) / device.decoding_share if embedded else max(read, multiplied)
     reading = max(0, tokens - episodes * generated) * flops / device.matrix_rate
     passes = 4 if config.model.gradient_checkpointing else 3
     learning = updates * passes * tokens * flops / device.matrix_rate
     items = [
-        Item("decoding", decoding, "ticks x (P' s + cache read) / bandwidth, or 2 P' + 2 n H d L a token"),
+        Item("decoding", decoding, "ticks x (P' s + cache read) / bandwidth, and 2 P' + 2 n H d L a token"),
+        Item("starting blocks", ticks * shape.layers * device.block_s if embedded else 0.0, "ticks x n, one by one"),
         Item("reading prompts", reading, "(tokens - generated) x forward"),
+        Item("text of turns", episodes * limits.max_turns * _TURN_S, "episodes x max_turns"),
         Item("updates", learning, f"{updates} x tokens x {passes} forward passes' worth"),
     ]
     if config.loss.kl_coef:

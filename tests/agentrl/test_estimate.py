@@ -14,6 +14,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen3Config
 
+from agentrl import train
+from agentrl.command.guard import main_guard
 from agentrl.config.read import build_config, load_config
 from agentrl.config.schema import TinyModelConfig
 from agentrl.dry_run.estimate import (
@@ -46,6 +48,7 @@ from agentrl.rollout.engines.base import Sampling
 from agentrl.rollout.engines.local import LocalEngine
 from agentrl.rollout.rollout import Rollout
 from agentrl.rollout.tasks import TaskSampler
+from agentrl.runs.folder import read_metrics, read_run_config
 from tests.agentrl.helpers import TEXTS
 from tests.agentrl.test_model_families import FAMILIES, TOKENIZER, make_model
 
@@ -339,5 +342,27 @@ def test_the_split_between_rollouts_and_updates_is_the_measured_one_within_a_fac
     assert sum(len(row.ids) for row in batch.rows) > 0.9 * 64 * 256
     split = BatchSplit.of(batch_seconds(Shape.of(module.config), config, updates=2, device=CPU))
     measured = BatchSplit(batch.seconds[1], update.seconds[1])
+    print(f"rollouts : updates {split.engines:.2f} estimated, {measured.engines:.2f} measured, {measured}")
+    assert 0.5 < split.engines / measured.engines < 2
+
+
+@pytest.mark.slow
+def test_the_split_of_a_tiny_agent_that_plays_many_turns_is_the_measured_one_within_a_factor_of_two(
+    tmp_path: Path,
+) -> None:
+    """The quickstart, in CPU seconds: starting each block and the turns' text count for more than arithmetic.
+
+    Its policy has learned to stop nowhere, so all turns and rows are full, as the estimate has them.
+    """
+    settings = {
+        "warmstart": {"episodes": 0}, "train": {"steps": 2, "groups_per_step": 4},
+        "rollout": {"max_new_tokens": 24}, "eval": {"every": 0, "tasks": 4}, "gate": {"kind": "none"}, "checkpoint": {"every": 0},
+    }  # fmt: skip
+    words = [f"--{table}.{key}={value}" for table, keys in settings.items() for key, value in keys.items()]
+    assert main_guard(lambda: train.main(["quickstart", *words, "--run-dir", str(tmp_path / "run")])) == 0
+    last = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "train"][-1]
+    config = build_config(read_run_config(tmp_path / "run"))
+    split = BatchSplit.of(batch_seconds(Shape.of(model_shape(config)), config, updates=4, device=CPU))
+    measured = BatchSplit(last["time/rollout_cpu_s"], last["time/update_cpu_s"])
     print(f"rollouts : updates {split.engines:.2f} estimated, {measured.engines:.2f} measured, {measured}")
     assert 0.5 < split.engines / measured.engines < 2
