@@ -356,7 +356,8 @@ def test_the_split_of_a_tiny_agent_that_plays_many_turns_is_the_measured_one_wit
     """
     settings = {
         "warmstart": {"episodes": 0}, "train": {"steps": 2, "groups_per_step": 4},
-        "rollout": {"max_new_tokens": 24}, "eval": {"every": 0, "tasks": 4}, "gate": {"kind": "none"}, "checkpoint": {"every": 0},
+        "rollout": {"max_new_tokens": 24}, "gate": {"kind": "none"},
+        "eval": {"every": 0, "tasks": 4}, "checkpoint": {"every": 0},
     }  # fmt: skip
     words = [f"--{table}.{key}={value}" for table, keys in settings.items() for key, value in keys.items()]
     assert main_guard(lambda: train.main(["quickstart", *words, "--run-dir", str(tmp_path / "run")])) == 0
