@@ -24,6 +24,7 @@ from agentrl.model.anatomy import head_form
 from agentrl.model.load import load_model, set_threads
 from agentrl.model.logprobs import check_fidelity
 from agentrl.model.processes import Processes
+from agentrl.model.upper import freeze_lower_layers
 from agentrl.model.weights import add_lora, compute_dtype, gather_weights, shard
 from agentrl.rollout.ahead import BatchStream
 from agentrl.rollout.chat import chat_for
@@ -132,14 +133,15 @@ def load_models(
         checkpoint: what to go on from.
         processes: the first makes a warm start, the others then find it.
     """
+    adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     refuse_ahead(config.rollout, processes.device)
     if config.rollout.engine_options.get("weight_sync") == "adapter" and not config.model.lora_rank:
         raise UserError(
             'rollout.engine_options.weight_sync = "adapter" sends the factors of a LoRA policy, and model.lora_rank is '
             '0. Set a rank, or weight_sync = "disk".'
         )
+    refuse_frozen(config, sharded=cut)
     has_expert = all(environment.pool.capabilities().expert for environment in environments.train.values())
-    adapted, cut = bool(config.model.lora_rank), config.learner.shard and processes.count > 1
     if not processes.is_first:
         processes.wait()
     try:
@@ -149,6 +151,7 @@ def load_models(
         if processes.is_first:
             processes.wait()
     module.to(processes.device)
+    freeze_lower_layers(module, config.model.train_layers)
     initial = None
     if checkpoint is not None:
         first = config.model.model_copy(update={"path": str(folder / "initial")})
@@ -235,6 +238,20 @@ def refuse_ahead(config: RolloutConfig, device: torch.device) -> None:
             "rollout.ahead = 1 brings whole weights to servers through a folder: rollout.engine_options.weight_sync "
             f'must be "disk", got "{sync}".'
         )
+
+
+def refuse_frozen(config: Config, *, sharded: bool) -> None:
+    """Raises UserError where `model.train_layers` meets what it cannot be combined with."""
+    if not config.model.train_layers:
+        return
+    others = {
+        "model.lora_rank": config.model.lora_rank,
+        "learner.shard over several processes": sharded,
+        "rollout.endpoints, whose servers hold the whole model as it was": config.rollout.endpoints,
+    }
+    for name, is_set in others.items():
+        if is_set:
+            raise UserError(f"model.train_layers cannot be combined with {name}. Leave one of them out.")
 
 
 def restore(checkpoint: Path, config: Config, *, learner: Learner, batches: BatchStream) -> int:

@@ -127,6 +127,9 @@ class ModelConfig(Section):
     """Train adapters of this rank and freeze the rest (package peft); 0 trains all weights."""
     lora_targets: list[str] = Field(default_factory=lambda: list(_LINEAR_LAYERS))
     """Names of the layers that get adapters; `lm_head` is possible."""
+    train_layers: int = Field(0, ge=0)
+    """Train this many of the topmost blocks, the last norm and the head; what lies below is frozen, and its output is
+    kept while a batch is reused. 0 trains all weights."""
 
 
 class WarmstartConfig(Section):

@@ -7,7 +7,7 @@ micro-batch, C logit rows at once; N processes.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -102,9 +102,21 @@ def activation_bytes(shape: Shape, size: int, *, casts: bool = False) -> int:
     return kept + (10 + 5 * shape.experts_per_token) * shape.width if casts else kept
 
 
+def trained_shape(shape: Shape, config: Config) -> Shape:
+    """The shape as it is trained: above frozen blocks a tied head becomes a matrix of its own."""
+    if not config.model.train_layers or not shape.tied:
+        return shape
+    return replace(shape, tied=False, parameters=shape.parameters + shape.vocabulary * shape.width)
+
+
 def trained_parameters(shape: Shape, config: Config) -> int:
-    """P, or with adapters of rank r the sum of r (in + out) over the matrices that get one."""
+    """P; of the m topmost blocks m / n of all blocks', norm and head; with adapters of rank r the sum of r (in + out)
+    over the matrices that get one."""
     rank, width, mlp = config.model.lora_rank, shape.width, shape.mlp_width
+    if config.model.train_layers:
+        head = shape.vocabulary * width
+        blocks = shape.parameters - head * (1 if shape.tied else 2) - width
+        return round(blocks * config.model.train_layers / shape.layers) + width + head
     if not rank:
         return shape.parameters
     queries, keys = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
@@ -134,6 +146,7 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
     casts = factor != size and shards == 1  # shards are gathered in the type of the products
     weights = shape.parameters * size / shards
     block, width = activation_bytes(shape, factor, casts=casts), shape.width
+    layers = config.model.train_layers or shape.layers
     head = shape.vocabulary * width
     items = [
         Item("weights", weights, f"P s{split} = {shape.parameters:,} x {size}{split}"),
@@ -152,9 +165,13 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
         items.append(Item("reference policy", shape.parameters * factor / shards, f"P c{split}, frozen, for the KL"))
     if config.model.gradient_checkpointing:
         between = size if casts else factor
-        kept, formula = tokens * (shape.layers * width * between + block), f"T ({between} n D + one block)"
+        kept, formula = tokens * (layers * width * between + block), f"T ({between} n D + one block)"
     else:
-        kept, formula = tokens * shape.layers * block, f"T n x {block:,} B"
+        kept, formula = tokens * layers * block, f"T n x {block:,} B"
+    if config.model.train_layers and config.learner.max_reuse > 1:
+        whole = _batch_tokens(config, processes)
+        how = f"tokens of the batch x D s, {whole:,}, of the frozen blocks"
+        items.append(Item("kept outputs", whole * width * size, how))
     work = tokens * (3 * width + 2 * shape.mlp_width) * factor + tokens * width * (_FP32 + 2 * factor)
     logits = chunk * shape.vocabulary * (_FP32 + (factor if factor < _FP32 else 0))
     return [
@@ -284,7 +301,7 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
     episodes = math.ceil(train.groups_per_step * train.group_size / processes)
     length = limits.max_context_tokens
     generated = min(limits.max_turns * limits.max_new_tokens, length)
-    tokens = episodes * (limits.max_turns if limits.context == "window" else 1) * length
+    tokens = _batch_tokens(config, processes)
     rows = min(limits.max_concurrent, episodes)
     flops = forward_flops(shape, length=length)
     ticks = math.ceil(episodes / rows) * generated
@@ -293,7 +310,9 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
     decoding = (read + multiplied) / device.decoding_share if embedded else max(read, multiplied)
     reading = max(0, tokens - episodes * generated) * flops / device.matrix_rate
     passes = 4 if config.model.gradient_checkpointing else 3
-    learning = updates * passes * tokens * flops / device.matrix_rate
+    upper = (config.model.train_layers or shape.layers) / shape.layers
+    below = tokens * (1 - upper) * (flops - 2.0 * shape.vocabulary * shape.width)  # frozen, once
+    learning = (below + updates * passes * (tokens * flops - below)) / device.matrix_rate
     items = [
         Item("decoding", decoding, "ticks x (P' s + cache read) / bandwidth, and 2 P' + 2 n H d L a token"),
         Item("starting blocks", ticks * shape.layers * device.block_s if embedded else 0.0, "ticks x n, one by one"),
@@ -304,6 +323,13 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
     if config.loss.kl_coef:
         items.append(Item("reference policy", tokens * flops / device.matrix_rate, "tokens x forward"))
     return items
+
+
+def _batch_tokens(config: Config, processes: int) -> int:
+    """Tokens of a process's part of a batch whose rows are all full."""
+    episodes = math.ceil(config.train.groups_per_step * config.train.group_size / processes)
+    rows = episodes * (config.rollout.max_turns if config.rollout.context == "window" else 1)
+    return rows * config.rollout.max_context_tokens
 
 
 @dataclass(frozen=True)

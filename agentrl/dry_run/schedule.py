@@ -26,6 +26,7 @@ from agentrl.dry_run.estimate import (
     engine_memory,
     learner_memory,
     sync_memory,
+    trained_shape,
     whole_modules_wait,
 )
 from agentrl.environment.spec import convention_defaults
@@ -66,7 +67,7 @@ def schedule_table(config: Config) -> Table:
     table.add_column("quantity")
     table.add_column("value", justify="right")
     table.add_column("how")
-    shape = Shape.of(model_shape(config))
+    shape = trained_shape(Shape.of(model_shape(config)), config)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     for rows in (
         _default_rows(config),

@@ -66,6 +66,8 @@ class MicroBatch:
     """Log-probs before the first update on this batch, [N]; set by the learner's first pass."""
     reference_logprobs: torch.Tensor | None = None
     """Log-probs under the reference policy, [N], where a KL to it is asked for."""
+    kept: torch.Tensor | None = None
+    """Output of the frozen blocks, [B, L, D], where there are some and the batch is reused; set by the first pass."""
 
     def to(self, device: torch.device) -> "MicroBatch":
         """The same on a device."""

@@ -69,6 +69,7 @@ class TorchLearner:
             temperature=config.rollout.temperature,
             processes=processes,
             with_factors=config.tracking.head_bound,
+            keeps_frozen=config.learner.max_reuse > 1,
         )
         if not self.policy.sharded:  # which were asked before they were cut
             check_fidelity(module, pad_id=pad_id, max_context_tokens=config.rollout.max_context_tokens)

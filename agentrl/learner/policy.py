@@ -18,6 +18,7 @@ from agentrl.learner.batch import MicroBatch
 from agentrl.model.anatomy import backbone, head, head_bias, head_form, hidden_states, is_tied
 from agentrl.model.head import HeadGradient, token_logprobs
 from agentrl.model.processes import ALONE, Processes, local, whole
+from agentrl.model.upper import FrozenBlocks
 from agentrl.model.weights import compute_dtype, computing, effective_weight, is_sharded
 
 
@@ -29,13 +30,20 @@ class Policy:
         temperature: log-probs are at this temperature.
         processes: who shares the gradient.
         with_factors: whether the head keeps what Theorem 2 needs (`HeadGradient.largest_factor`).
+        keeps_frozen: whether micro-batches come back, so that they keep the output of frozen blocks.
 
     Raises:
         UserError: log-probs of this architecture are not a plain matrix product of the hidden states.
     """
 
     def __init__(
-        self, module: Any, *, temperature: float, processes: Processes = ALONE, with_factors: bool = False
+        self,
+        module: Any,
+        *,
+        temperature: float,
+        processes: Processes = ALONE,
+        with_factors: bool = False,
+        keeps_frozen: bool = False,
     ) -> None:
         self.module, self.temperature, self.processes = module, temperature, processes
         _check_head(module)
@@ -47,6 +55,7 @@ class Policy:
         """Names of the trained parameters, in the optimizer's order."""
         self.parameters = [parameter for _, parameter in trained]
         self.groups = parameter_groups(module)
+        self._frozen = FrozenBlocks(module) if keeps_frozen and not self.sharded else None
         self._head_weight: torch.Tensor | None = None
         self._head_factor: torch.Tensor | None = None
         self._checkpointed = [
@@ -111,6 +120,10 @@ class Policy:
         energy, *norms = squares.tolist()
         return energy, {name: _root(square) for name, square in zip(self.groups, norms, strict=True)}
 
+    def forget_frozen(self) -> None:
+        """Compute frozen blocks for each use of a batch, to compare with."""
+        self._frozen = None
+
     def scale_gradient(self, factor: float) -> None:
         """Multiply the gradient."""
         torch._foreach_mul_([local(p.grad) for p in self.parameters if p.grad is not None], factor)
@@ -124,7 +137,10 @@ class Policy:
     def _hidden(self, part: MicroBatch) -> torch.Tensor:
         """Hidden states of the positions that predict the trained tokens, [N, D]."""
         with computing(self.module):
-            states = hidden_states(self.module, part.ids)
+            if self._frozen is None:
+                states = hidden_states(self.module, part.ids)
+            else:
+                states, part.kept = self._frozen.hidden_states(part.ids, part.kept)
         return states.flatten(0, 1)[part.predecessors]
 
     def _sum_gradients(self) -> None:

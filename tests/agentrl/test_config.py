@@ -118,7 +118,8 @@ def test_describe_fields_gives_every_field_a_meaning_and_stays_small() -> None:
     assert all(meaning for _, _, meaning in fields)
     apart = ("model.tiny.", "rollout.end", "rollout.engine_", "rollout.turn_timeout_s", "rollout.sync_tolerance")
     of_a_kind = {key for key, _, _ in fields if key.startswith(apart)}  # the tiny model's shape, vLLM's own
-    of_a_kind |= {"env.weight", "advantage.step_weight", "advantage.discount"}  # a mixture's, GiGPO's
+    # a mixture's, GiGPO's, of adapters
+    of_a_kind |= {"env.weight", "advantage.step_weight", "advantage.discount", "model.lora_targets"}
     for base in (GateConfig, LossConfig):
         table = base.__name__.removesuffix("Config").lower()
         of_a_kind |= {
