@@ -116,13 +116,16 @@ def _untie(module: Any) -> None:
 @contextmanager
 def _replaced(blocks: list[Any], output: Kept) -> Iterator[None]:
     """Inside, the blocks compute nothing and the topmost of them returns `output`."""
+    before = [vars(block).get("forward") for block in blocks]  # a compiled one may stand there
     for block in blocks:
         block.forward = _returns_first if block is not blocks[-1] else _returns(output)
     try:
         yield
     finally:
-        for block in blocks:
+        for block, forward in zip(blocks, before, strict=True):
             del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def _returns_first(states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
