@@ -21,6 +21,7 @@ from agentrl.imitation import vocabulary_texts, warmstart
 from agentrl.learner.learner import TorchLearner
 from agentrl.learner.protocol import Learner
 from agentrl.model.anatomy import head_form
+from agentrl.model.compiled import asked_compiler
 from agentrl.model.load import load_model, set_threads
 from agentrl.model.logprobs import check_fidelity
 from agentrl.model.processes import Processes
@@ -179,9 +180,12 @@ def load_models(
 
 def make_learner(config: Config, models: Models, processes: Processes) -> TorchLearner:
     """The learner of the policy, before its first batch."""
+    compiler = asked_compiler()
+    if compiler is not None:
+        say(f"updates are compiled by {compiler.backend}: the first ones take longer")
     return TorchLearner(
-        models.policy, config,
-        pad_id=pad_id(models.tokenizer), reference=models.reference, initial=models.initial, processes=processes,
+        models.policy, config, pad_id=pad_id(models.tokenizer), reference=models.reference, initial=models.initial,
+        processes=processes, compiler=compiler,
     )  # fmt: skip
 
 

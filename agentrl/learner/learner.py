@@ -27,6 +27,7 @@ from agentrl.learner.policy import Policy
 from agentrl.learner.protocol import Update
 from agentrl.learner.weight_monitor import WeightMonitor
 from agentrl.model.anatomy import head_name
+from agentrl.model.compiled import Compiler
 from agentrl.model.logprobs import check_fidelity, row_logprobs
 from agentrl.model.processes import ALONE, Processes
 from agentrl.model.weights import adapter_tensors, gather_weights, plain_weights, without_adapters
@@ -46,6 +47,7 @@ class TorchLearner:
             itself, which stands for the model without its adapters.
         initial: the model before training, where `module` is no longer that.
         processes: who learns together, each from its own part of the batch.
+        compiler: who compiles the blocks for updates; scores by the reference, syncs and checkpoints do without.
 
     Raises:
         UserError: an architecture whose log-probs the learner does not compute as transformers does.
@@ -60,6 +62,7 @@ class TorchLearner:
         reference: Any | None = None,
         initial: Any | None = None,
         processes: Processes = ALONE,
+        compiler: Compiler | None = None,
     ) -> None:
         self.module, self.config, self.pad_id, self.processes = module, config, pad_id, processes
         self.gate: Gate = make_gate(config.gate, seed=config.train.seed)
@@ -70,6 +73,7 @@ class TorchLearner:
             processes=processes,
             with_factors=config.tracking.head_bound,
             keeps_frozen=config.learner.max_reuse > 1,
+            compiler=compiler,
         )
         if not self.policy.sharded:  # which were asked before they were cut
             check_fidelity(module, pad_id=pad_id, max_context_tokens=config.rollout.max_context_tokens)

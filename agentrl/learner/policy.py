@@ -6,7 +6,7 @@ energy and the same norms, whatever part of the gradient it holds.
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from agentrl.errors import UserError
 from agentrl.learner.batch import MicroBatch
 from agentrl.model.anatomy import backbone, head, head_bias, head_form, hidden_states, is_tied
+from agentrl.model.compiled import CompiledBlocks, Compiler
 from agentrl.model.head import HeadGradient, token_logprobs
 from agentrl.model.processes import ALONE, Processes, local, whole
 from agentrl.model.upper import FrozenBlocks
@@ -31,6 +32,7 @@ class Policy:
         processes: who shares the gradient.
         with_factors: whether the head keeps what Theorem 2 needs (`HeadGradient.largest_factor`).
         keeps_frozen: whether micro-batches come back, so that they keep the output of frozen blocks.
+        compiler: who compiles the blocks for passes inside `working`; None: they run as they are.
 
     Raises:
         UserError: log-probs of this architecture are not a plain matrix product of the hidden states.
@@ -44,6 +46,7 @@ class Policy:
         processes: Processes = ALONE,
         with_factors: bool = False,
         keeps_frozen: bool = False,
+        compiler: Compiler | None = None,
     ) -> None:
         self.module, self.temperature, self.processes = module, temperature, processes
         _check_head(module)
@@ -56,6 +59,7 @@ class Policy:
         self.parameters = [parameter for _, parameter in trained]
         self.groups = parameter_groups(module)
         self._frozen = FrozenBlocks(module) if keeps_frozen and not self.sharded else None
+        self.compiled = CompiledBlocks(module, compiler) if compiler else None
         self._head_weight: torch.Tensor | None = None
         self._head_factor: torch.Tensor | None = None
         self._checkpointed = [
@@ -81,7 +85,8 @@ class Policy:
         for layer in self._checkpointed:
             layer.training = True
         try:
-            yield
+            with self.compiled.at_work() if self.compiled else nullcontext():
+                yield
         finally:
             self._head_weight = self._head_factor = None
             for layer, was in zip(self._checkpointed, before, strict=True):

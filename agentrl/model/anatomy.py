@@ -53,6 +53,11 @@ def backbone(module: Any) -> Any:
     return inner
 
 
+def blocks(module: Any) -> Any | None:
+    """The transformer blocks of the backbone, in their order; None where it has no such list."""
+    return getattr(backbone(module), "layers", None)
+
+
 def head(module: Any) -> Any:
     """The linear layer from hidden states to logits."""
     return module.get_output_embeddings()

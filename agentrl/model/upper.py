@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from agentrl.errors import UserError
-from agentrl.model.anatomy import backbone, head, hidden_states, is_tied, one_line
+from agentrl.model.anatomy import blocks, head, hidden_states, is_tied, one_line
 from agentrl.model.fidelity import random_rows
 
 Kept = torch.Tensor
@@ -25,15 +25,15 @@ def freeze_lower_layers(module: Any, num_trained: int) -> None:
     """
     if not num_trained:
         return
-    blocks = _blocks(module)
-    if num_trained > len(blocks):
+    found = blocks(module)
+    if found is None or num_trained > len(found):
         raise UserError(
-            f"model.train_layers = {num_trained}: {type(module).__name__} has {len(blocks)} blocks. Take at most so "
-            "many, or 0 to train all weights."
+            f"model.train_layers = {num_trained}: {type(module).__name__} has {len(found or ())} blocks in a list. "
+            "Take at most so many, or 0 to train all weights."
         )
     if is_tied(module):
         _untie(module)
-    for part in (module.get_input_embeddings(), *blocks[: len(blocks) - num_trained]):
+    for part in (module.get_input_embeddings(), *found[: len(found) - num_trained]):
         part.requires_grad_(False)
 
 
@@ -92,18 +92,11 @@ def _frozen_below(module: Any) -> list[Any]:
     if any(p.requires_grad for p in module.get_input_embeddings().parameters()):
         return []
     frozen: list[Any] = []
-    for block in getattr(backbone(module), "layers", ()):
+    for block in blocks(module) or ():
         if any(p.requires_grad for p in block.parameters()):
             break
         frozen.append(block)
     return frozen
-
-
-def _blocks(module: Any) -> list[Any]:
-    blocks = getattr(backbone(module), "layers", None)
-    if blocks is None:
-        raise UserError(f"model.train_layers: {type(module).__name__} has no list of blocks. Set it to 0.")
-    return list(blocks)
 
 
 def _untie(module: Any) -> None:
@@ -114,15 +107,15 @@ def _untie(module: Any) -> None:
 
 
 @contextmanager
-def _replaced(blocks: list[Any], output: Kept) -> Iterator[None]:
+def _replaced(frozen: list[Any], output: Kept) -> Iterator[None]:
     """Inside, the blocks compute nothing and the topmost of them returns `output`."""
-    before = [vars(block).get("forward") for block in blocks]  # a compiled one may stand there
-    for block in blocks:
-        block.forward = _returns_first if block is not blocks[-1] else _returns(output)
+    before = [vars(block).get("forward") for block in frozen]  # a compiled one may stand there
+    for block in frozen:
+        block.forward = _returns_first if block is not frozen[-1] else _returns(output)
     try:
         yield
     finally:
-        for block, forward in zip(blocks, before, strict=True):
+        for block, forward in zip(frozen, before, strict=True):
             del block.forward
             if forward is not None:
                 block.forward = forward

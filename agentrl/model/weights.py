@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
-from agentrl.model.anatomy import backbone, head, head_form, is_tied
+from agentrl.model.anatomy import backbone, blocks, head, head_form, is_tied
 from agentrl.model.processes import local, whole
 
 _ADAPTER = "default"
@@ -91,12 +91,12 @@ def shard(module: Any) -> None:
     """
     body, layer, tied = backbone(module), head(module), is_tied(module)
     head_form(module)  # measured while the module is whole; shards keep it
-    blocks = getattr(body, "layers", None)
-    if blocks is None:
+    cut = blocks(module)
+    if cut is None:
         raise UserError(
             f"learner.shard: {type(module).__name__} has no list of blocks to cut. Set learner.shard = false."
         )
-    units = [*blocks, body] + ([] if tied else [layer])
+    units = [*cut, body] + ([] if tied else [layer])
     policy = MixedPrecisionPolicy(param_dtype=compute_dtype(module), reduce_dtype=module.dtype)
     for unit in units:
         fully_shard(unit, reshard_after_forward=True, mp_policy=policy)

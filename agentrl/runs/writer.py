@@ -10,6 +10,7 @@ from accelerate.tracking import GeneralTracker
 from agentrl.config.schema import Config
 from agentrl.console import note
 from agentrl.learner.protocol import Update
+from agentrl.model.compiled import asked_compiler
 from agentrl.rollout.rollout_batch import RolloutBatch
 from agentrl.runs.diagnosis import Cause, Diagnosis
 from agentrl.runs.episodes import as_json, describe_trajectory
@@ -68,6 +69,8 @@ class RunWriter:
         run = cls(folder, config, tokenizer=tokenizer, num_parameters=num_parameters)
         write_json(folder / "config.json", config.model_dump())
         about = {**describe_software(), "seed": config.train.seed, "command": command, "data": data}
+        if compiler := asked_compiler():
+            about["compiler"] = compiler.backend
         write_json(folder / "versions.json", about)
         return run
 

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from agentrl.model.processes import Processes
 
 
-def together(count: int, work: Callable[..., Any], *values: Any) -> list[Any]:
+def together(count: int, work: Callable[..., Any], *values: Any, patience_s: int = 120) -> list[Any]:
     """`work(processes, *values)` in `count` processes; results in their order.
 
     Children are forked, so values need no pickling and nothing is imported again; with a GPU in the parent that is
@@ -34,7 +34,7 @@ def together(count: int, work: Callable[..., Any], *values: Any) -> list[Any]:
         child.start()
     results = []
     for receiver, _ in pipes:
-        assert receiver.poll(120), "a process did not answer within two minutes"
+        assert receiver.poll(patience_s), f"a process did not answer within {patience_s} seconds"
         failure, result = pickle.loads(receiver.recv_bytes())
         assert failure is None, failure
         results.append(result)

@@ -13,6 +13,7 @@ from agentrl.errors import RunError
 from agentrl.learner.advantage import advantages, penalized_rewards
 from agentrl.learner.batch import Batch, assemble
 from agentrl.learner.learner import TorchLearner
+from agentrl.model.compiled import Compiler
 from agentrl.model.load import recompute_activations
 from agentrl.model.processes import ALONE, Processes, sharded_like, whole
 from agentrl.model.weights import add_lora, plain_weights, shard
@@ -53,7 +54,7 @@ def random_trajectory(random: np.random.Generator, task: Task, member: int) -> T
 RECORDED = record(STEPS)
 
 
-def make_learner(config: Config, processes: Processes, *, tie: bool) -> TorchLearner:
+def make_learner(config: Config, processes: Processes, *, tie: bool, compiler: Compiler | None = None) -> TorchLearner:
     module, tokenizer = tiny_policy(tie=tie, dtype=torch.float64)
     reference = copy.deepcopy(module) if config.loss.kl_coef else None
     if config.model.gradient_checkpointing:
@@ -63,7 +64,9 @@ def make_learner(config: Config, processes: Processes, *, tie: bool) -> TorchLea
         shard(module)
         if reference is not None:
             shard(reference.requires_grad_(False))
-    return TorchLearner(module, config, pad_id=tokenizer.pad_token_id, reference=reference, processes=processes)
+    return TorchLearner(
+        module, config, pad_id=tokenizer.pad_token_id, reference=reference, processes=processes, compiler=compiler
+    )
 
 
 def learn_batch(
@@ -78,10 +81,11 @@ def learn_batch(
 
 
 def learn(
-    processes: Processes, config: Config, tie: bool = False, batches: range = range(STEPS), state: Any = None
-) -> dict[str, Any]:
+    processes: Processes, config: Config, tie: bool = False, batches: range = range(STEPS), state: Any = None,
+    compiler: Compiler | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Monitors of all steps, final weights and everything a checkpoint would hold."""
-    learner = make_learner(config, processes, tie=tie)
+    learner = make_learner(config, processes, tie=tie, compiler=compiler)
     if state is not None:
         tensors = {
             **state["weights"],

@@ -32,17 +32,20 @@ def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def launch(count: int, *words: str | Path, program: tuple[str, ...] = ("-m", "agentrl.train")) -> subprocess.Popen[str]:
+def launch(
+    count: int, *words: str | Path, program: tuple[str, ...] = ("-m", "agentrl.train"), compiler: str = "no"
+) -> subprocess.Popen[str]:
     """`accelerate launch`; its --multi_gpu starts processes, which find that there is no GPU and use the CPU."""
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(count)]
-    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", compiler]
+    command += ["--main_process_port", "0"]
     command += [*program, *(str(word) for word in words)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=170)
+def finish(process: subprocess.Popen[str], *, patience_s: int = 170) -> str:
+    out, _ = process.communicate(timeout=patience_s)
     assert process.returncode == 0, out
     return out
 

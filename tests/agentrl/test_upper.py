@@ -16,6 +16,7 @@ from agentrl.dry_run.estimate import CPU, Shape, batch_seconds, learner_memory, 
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import UserError
 from agentrl.learner.learner import TorchLearner
+from agentrl.model.compiled import Compiler
 from agentrl.model.pretrained import load_pretrained
 from agentrl.model.upper import FrozenBlocks, freeze_lower_layers
 from agentrl.runs.checkpoint import newest_checkpoint, save_model
@@ -85,8 +86,20 @@ def test_frozen_blocks_are_computed_once_a_batch() -> None:
     assert calls[1] - before[1] == 3 * num_parts
 
 
+def test_kept_outputs_go_with_compiled_blocks() -> None:
+    module = frozen(make_double("qwen3", True))
+    steps = []
+    for compiler in (None, Compiler("eager")):
+        learner = TorchLearner(copy.deepcopy(module), toy_config(**NAIVE), pad_id=0, compiler=compiler)
+        steps.append(
+            [s["head_energy"] for seed in (0, 1) for s in learner.update(make_batch(random_rows(7, seed=seed))).steps]
+        )
+        assert not any("forward" in vars(block) for block in learner.module.model.layers)
+    assert steps[0] == pytest.approx(steps[1], rel=1e-9)
+
+
 def test_what_cannot_be_trained_so_is_one_line() -> None:
-    with pytest.raises(UserError, match=r"train_layers = 3: Qwen3ForCausalLM has 2 blocks\. Take at most so many"):
+    with pytest.raises(UserError, match=r"train_layers = 3: Qwen3ForCausalLM has 2 blocks in a list\. Take at most"):
         freeze_lower_layers(make_model("qwen3", True), 3)
     for tree in ({"model": {"lora_rank": 2}}, {"rollout": {"engine": "vllm", "endpoints": ["http://a:1"]}}):
         tree["model"] = {**tree.get("model", {}), "train_layers": 1}
