@@ -102,7 +102,7 @@ def run(
     set_log_level(log_level, is_first=processes.is_first)
     places = build.make_environments(config, processes)
     with run_folder(run_dir, resume, name or places.run_name(source, config), processes) as folder:
-        checkpoint = newest_checkpoint(folder) if resume else None
+        checkpoint = newest_checkpoint(folder, processes) if resume else None
         models = build.load_models(config, places, folder=folder, checkpoint=checkpoint, processes=processes)
         learner = build.make_learner(config, models, processes)
         engine, batches, evaluation = build.make_rollouts(config, places, models, processes)

@@ -236,11 +236,29 @@ def sync_memory(shape: Shape, config: Config) -> list[Item]:
     ]
 
 
-def checkpoint_memory(shape: Shape, config: Config) -> Item:
-    """Host memory of the first process while it saves: weights and AdamW's moments, whole."""
+def checkpoint_bytes(shape: Shape, config: Config) -> float:
+    """Size on the disk: weights, AdamW's moments, and where they are older ones the weights that were last measured."""
     size, trained = BYTES[config.model.dtype], trained_parameters(shape, config)
-    value = shape.parameters * size + 2 * trained * size
-    return Item("checkpoint, on the host", value, "P s + 2 P s, whole, in the first process, while it saves")
+    return (shape.parameters * (1 + _keeps_measured(config)) + 2 * trained) * size
+
+
+def checkpoint_memory(shape: Shape, config: Config, *, processes: int = 1) -> Item:
+    """Host memory of a process that writes a checkpoint, all of it or of a sharded policy its share, while it saves."""
+    writers = processes if config.learner.shard else 1
+    symbol = "P" if (trained := trained_parameters(shape, config)) == shape.parameters else f"adapters' {trained:,}"
+    formula = f"P s + 2 {symbol} s" + (" + P s of the weights last measured" if _keeps_measured(config) else "")
+    value = checkpoint_bytes(shape, config)
+    if writers == 1:
+        return Item("checkpoint, on the host", value, f"{formula}, whole, in the first process, while it saves")
+    table = shape.vocabulary * shape.width
+    value *= max(1 / writers, table / shape.parameters)  # a tensor is one process's, and blocks of them
+    return Item("checkpoint, on the host", value, f"({formula}) / {writers}, in each process, while it saves")
+
+
+def _keeps_measured(config: Config) -> bool:
+    """Whether some checkpoint lies between two measurements of the weights, whose last state it then holds."""
+    every = config.tracking.divergence_every
+    return bool(every) and any(step % every for step in (config.checkpoint.every, config.train.steps))
 
 
 def _engine_size(config: Config) -> int:

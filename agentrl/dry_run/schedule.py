@@ -22,6 +22,7 @@ from agentrl.dry_run.estimate import (
     Item,
     Shape,
     batch_seconds,
+    checkpoint_bytes,
     checkpoint_memory,
     engine_memory,
     learner_memory,
@@ -79,7 +80,7 @@ def schedule_table(config: Config) -> Table:
             table.add_row(*row)
         table.add_section()
     needed = max(sum(item.value for item in items) for _, items, _ in _phases(config, shape, processes))
-    saved = checkpoint_memory(shape, config).value * config.checkpoint.keep
+    saved = checkpoint_bytes(shape, config) * config.checkpoint.keep
     on_gpu, here = _on_gpu(shape), int(os.environ.get("LOCAL_WORLD_SIZE", processes))
     texts = warnings_of(needed, saved, memory=machine_memory(), disk=free_disk(), processes_here=here)
     if on_gpu and not torch.cuda.is_available():
@@ -172,7 +173,7 @@ def _memory_rows(config: Config, shape: Shape, processes: int) -> list[Row]:
     rows = [(item.name, format_bytes(item.value), item.formula) for item in [*learner, *engine]]
     for name, items, how in _phases(config, shape, processes):
         rows.append((name, format_bytes(sum(item.value for item in items)), f"{how}; per process of {processes}"))
-    saved = checkpoint_memory(shape, config)
+    saved = checkpoint_memory(shape, config, processes=processes)
     rows.append((saved.name, format_bytes(saved.value), saved.formula))
     return rows
 

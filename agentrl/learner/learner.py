@@ -1,18 +1,14 @@
 """The reuse loop: loss -> backward -> gate -> clip -> optimizer, up to K times on one rollout batch."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.tensor import DTensor
 
 from agentrl.config.schema import Config
 from agentrl.errors import CheckpointError, RunError
@@ -29,11 +25,10 @@ from agentrl.learner.weight_monitor import WeightMonitor
 from agentrl.model.anatomy import head_name
 from agentrl.model.compiled import Compiler
 from agentrl.model.logprobs import check_fidelity, row_logprobs
-from agentrl.model.processes import ALONE, Processes
-from agentrl.model.weights import adapter_tensors, gather_weights, plain_weights, without_adapters
+from agentrl.model.processes import ALONE, Processes, cut_like, local, whole
+from agentrl.model.stored import StoredTensor, own_part
+from agentrl.model.weights import Keep, adapter_tensors, gather_weights, plain_weights, share_of, without_adapters
 from agentrl.types import Group, Metrics
-
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 class TorchLearner:
@@ -197,17 +192,19 @@ class TorchLearner:
         )
         return self.config.learner.lr * factor * gate_factor
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, spread: bool = False) -> dict[str, Any]:
         """Weights (adapters merged), adapters, moments and monitors by parameter name; counters and gate as numbers.
 
-        Whole tensors, on the first process only; all must ask together.
+        Whole tensors, on the first process only, or `spread` over all: each gets its share of them, together all. All
+        must ask together.
         """
         self.wake()
+        keep: Keep = share_of(self.module, self.processes) if spread else (lambda _: self.processes.is_first)
         return {
-            "weights": gather_weights(self.module, keep=self.processes.is_first),
+            "weights": gather_weights(self.module, keep=keep),
             "adapter": adapter_tensors(self.module),
-            "optimizer": self._moments(),
-            "monitor": self.monitor.tensors(self.num_batches),
+            "optimizer": self._moments(keep),
+            "monitor": self.monitor.tensors(self.num_batches, keep),
             "counters": {"num_batches": self.num_batches, "num_updates": self.num_updates},
             "gate": self.gate.state_dict(),
         }
@@ -376,27 +373,30 @@ class TorchLearner:
         own = chosen.split([len(pair[0]) for pair in everyone])[self.processes.rank]
         return list(own.to(self.processes.device).split([len(ratio) for ratio in ratios]))
 
-    def _moments(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The optimizer's tensors by parameter and kind; nothing before its first step, which asking would take."""
-        if not self.optimizer.state:
-            return {}
-        state: dict[str, Any] = get_optimizer_state_dict(self.module, self.optimizer, options=_WHOLE)
-        return dict(state.get("state", {}))
+    def _moments(self, keep: Keep) -> dict[str, dict[str, torch.Tensor]]:
+        """The optimizer's tensors by parameter and kind, whole, of the parameters that are kept; one at a time."""
+        kept: dict[str, dict[str, torch.Tensor]] = {}
+        for name, parameter in zip(self.policy.names, self.policy.parameters, strict=True):
+            if parameter in self.optimizer.state:  # else it has had no gradient yet
+                for kind, value in self.optimizer.state[parameter].items():
+                    joined = _joined(value, parameter)
+                    if keep(name):
+                        kept.setdefault(name, {})[kind] = joined.cpu()
+        return kept
 
-    def _load_moments(self, moments: dict[str, dict[str, torch.Tensor]]) -> None:
-        unknown = next((name for name in moments if name not in self.policy.names), None)
+    def _load_moments(self, moments: Mapping[str, Mapping[str, torch.Tensor | StoredTensor]]) -> None:
+        """Give the optimizer what `_moments` of all processes gave; each takes its own part of every tensor."""
+        parameters = dict(zip(self.policy.names, self.policy.parameters, strict=True))
+        unknown = next((name for name in moments if name not in parameters), None)
         if unknown is not None:
             raise CheckpointError(f"the optimizer's state names {unknown!r}, which this model does not train.")
-        if not moments:
-            return
-        (group,) = self.optimizer.param_groups
-        state: dict[str, Any] = {"state": moments, "param_groups": [{**group, "params": self.policy.names}]}
-        set_optimizer_state_dict(self.module, self.optimizer, state, options=StateDictOptions(full_state_dict=True))
-        for name, parameter in zip(self.policy.names, self.policy.parameters, strict=True):
-            if name not in moments:  # it has had no gradient yet
-                self.optimizer.state.pop(parameter, None)
-            elif self.offloads:
-                move_state(self.optimizer.state[parameter], torch.device("cpu"))
+        self.optimizer.state.clear()
+        for name, kinds in moments.items():
+            parameter = parameters[name]
+            state: dict[str, Any] = {kind: _cut(value, parameter) for kind, value in kinds.items()}
+            if self.offloads:
+                move_state(state, torch.device("cpu"))
+            self.optimizer.state[parameter] = state
 
 
 def learning_rate_factor(num_batches: int, *, warmup: int, total: int | None) -> float:
@@ -410,6 +410,17 @@ def learning_rate_factor(num_batches: int, *, warmup: int, total: int | None) ->
     if total is None:
         return 1.0
     return max(1, total - num_batches) / max(1, total - warmup)
+
+
+def _joined(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """The whole of what the optimizer keeps of a parameter; of shards on the host too, which meet on the device."""
+    return whole(cut_like(local(value), parameter)) if isinstance(value, DTensor) else value
+
+
+def _cut(value: torch.Tensor | StoredTensor, parameter: torch.Tensor) -> torch.Tensor:
+    """What the optimizer keeps of a parameter, from the whole: moments cut as it is, in its type; counts as is."""
+    part = own_part(value, parameter).to(parameter.device)
+    return cut_like(part.to(parameter.dtype), parameter) if value.shape == parameter.shape else part
 
 
 def _norm(norms: dict[str, float]) -> float:

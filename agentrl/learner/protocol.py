@@ -66,13 +66,17 @@ class Learner(Protocol):
         """Slow monitors of the weights, where one is due after this batch, else nothing."""
         ...
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, spread: bool = False) -> dict[str, Any]:
         """Everything: `weights` and `adapter`, `optimizer` and `monitor` tensors by name, plain `counters` and `gate`.
 
-        Whole tensors, on the first process only.
+        Whole tensors, on the first process only; with `spread` each process gets other ones, together all of them,
+        those of a block in one process.
         """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, on any number of processes; its weights were loaded with the module."""
+        """Go on from a saved state, on any number of processes; its weights were loaded with the module.
+
+        `optimizer` and `monitor` are all tensors, in memory or in files (`agentrl.model.stored.StoredTensor`).
+        """
         ...

@@ -1,6 +1,6 @@
 """Follows the weights of a run: relative change per group of layers every Delta rollout batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -8,8 +8,9 @@ import torch
 from agentrl.analysis.weight_change import relative_weight_change
 from agentrl.learner.policy import parameter_kind
 from agentrl.model.anatomy import is_tied
-from agentrl.model.processes import ALONE, Processes, cut_like, local, sharded_like, whole
-from agentrl.model.weights import is_sharded, plain_names, plain_parts
+from agentrl.model.processes import ALONE, Processes, cut_like, whole
+from agentrl.model.stored import StoredTensor, own_part
+from agentrl.model.weights import Keep, is_sharded, plain_names, plain_parts
 from agentrl.types import Metrics
 
 Weights = dict[str, torch.Tensor]
@@ -46,23 +47,23 @@ class WeightMonitor:
             change["lm_head"] = change["embedding"]
         return {f"weight_change/{group}": value for group, value in change.items()}
 
-    def tensors(self, step: int) -> Weights:
+    def tensors(self, step: int, keep: Keep) -> Weights:
         """The weights of the last measurement, by name, for a checkpoint; nothing where that was just now.
 
-        Whole tensors, on the first process only; all must ask together.
+        Whole tensors, of which a process gets those of which its `keep` says so; all must ask together.
         """
         if not self.every or step % self.every == 0:
             return {}
         parameters = plain_names(self.module)
         joined = ((name, whole(cut_like(part, parameters[name])).cpu()) for name, part in self.previous.items())
-        return {name: tensor for name, tensor in joined if self.processes.is_first}
+        return {name: tensor for name, tensor in joined if keep(name)}
 
-    def load_tensors(self, tensors: Weights) -> None:
-        """Restore what `tensors` gave; all must ask together."""
+    def load_tensors(self, tensors: Mapping[str, torch.Tensor | StoredTensor]) -> None:
+        """Restore what `tensors` gave to all processes together."""
         if tensors and self.keeps:
             parameters = plain_names(self.module)
             for name in self.previous:
-                self.previous[name] = local(sharded_like(tensors[name], parameters[name])).to("cpu", copy=True)
+                self.previous[name] = own_part(tensors[name], parameters[name]).cpu()
 
     def _parts(self, module: Any) -> Iterator[tuple[str, torch.Tensor]]:
         """Copies of the plain weights, of a sharded module this process's part; nothing where nothing is kept."""

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from agentrl.errors import RunError
 
@@ -140,6 +140,16 @@ def sharded_like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
     if not isinstance(model, DTensor) or tensor.shape != model.shape:
         return tensor
     return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)
+
+
+def rows_of(model: torch.Tensor) -> slice | None:
+    """Rows of a shard that this process holds; None where it holds the whole."""
+    if not isinstance(model, DTensor):
+        return None
+    assert model.placements == (Shard(0),), "FSDP2 cuts rows, over one dimension of processes"
+    count, rows = model.device_mesh.size(), model.shape[0]
+    start = min(model.device_mesh.get_local_rank() * -(-rows // count), rows)  # as torch.chunk cuts
+    return slice(start, start + model.to_local().shape[0])
 
 
 def cut_like(part: torch.Tensor, model: torch.Tensor) -> torch.Tensor:

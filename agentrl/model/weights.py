@@ -4,6 +4,8 @@ A LoRA policy keeps its frozen weight under `X.base_layer.weight` and trains the
 sharded one holds parts of every tensor on every process. Engines, checkpoints and monitors see plain tensors.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -15,7 +17,10 @@ from agentrl.common.extras import MissingExtraError
 from agentrl.config.schema import ModelConfig
 from agentrl.errors import UserError
 from agentrl.model.anatomy import backbone, blocks, head, head_form, is_tied
-from agentrl.model.processes import local, whole
+from agentrl.model.processes import Processes, local, whole
+
+Keep = Callable[[str], bool]
+"""Whether the tensor of a name is kept."""
 
 _ADAPTER = "default"
 LORA_SCALE = 2
@@ -161,9 +166,35 @@ def _merged(module: Any, part: Callable[[torch.Tensor], torch.Tensor]) -> Iterat
         yield name.replace(".base_layer.", "."), value
 
 
-def gather_weights(module: Any, *, keep: bool) -> dict[str, torch.Tensor]:
-    """`plain_weights` on the CPU, where `keep`; processes that do not keep them still help to gather them."""
-    return {name: tensor.cpu() for name, tensor in plain_weights(module) if keep}
+def gather_weights(module: Any, *, keep: bool | Keep) -> dict[str, torch.Tensor]:
+    """`plain_weights` on the CPU, those that this process is to `keep`; all processes help to gather each."""
+    keeps = keep if callable(keep) else (lambda _: keep)
+    return {name: tensor.cpu() for name, tensor in plain_weights(module) if keeps(name)}
+
+
+def share_of(module: Any, processes: Processes) -> Keep:
+    """Which tensors, by name, this process keeps where each keeps a part of all: about as many numbers everywhere.
+
+    Tensors of one block stay together, since transformers joins and splits them where it writes a model (experts).
+    """
+    sizes: Counter[str] = Counter()
+    for name, parameter in module.named_parameters():
+        sizes[_unit(name)] += parameter.numel()
+    loads, owners = [0] * processes.count, {}
+    for unit, size in sorted(sizes.items(), key=lambda pair: (-pair[1], pair[0])):
+        owners[unit] = loads.index(min(loads))
+        loads[owners[unit]] += size
+    return lambda name: owners[_unit(name)] == processes.rank
+
+
+def _unit(name: str) -> str:
+    """The block of a tensor, or where it is in none its layer; adapters belong to the layer that they change.
+
+    >>> _unit("model.layers.3.mlp.experts.7.up_proj.weight"), _unit("lm_head.base_layer.weight")
+    ('model.layers.3', 'lm_head')
+    """
+    block = re.match(r".*?\.\d+(?=\.)", name)
+    return block[0] if block else re.split(r"\.base_layer\.|\.lora_", name)[0].removesuffix(".weight")
 
 
 def adapter_tensors(module: Any) -> dict[str, torch.Tensor]:

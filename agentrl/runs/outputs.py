@@ -75,20 +75,33 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it could not be written, whichever library wrote.
     """
-    draft = folder.with_name(f".{folder.name}.writing")
+    draft = draft_of(folder)
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        yield draft
+        with system_errors(folder):
+            yield draft
         if folder.exists():
             shutil.rmtree(folder)
         draft.rename(folder)
-    except SafetensorError as error:  # tells what the system said as text: "... (os error 28)"
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def draft_of(folder: Path) -> Path:
+    """What `whole_folder` gives to write in."""
+    return folder.with_name(f".{folder.name}.writing")
+
+
+@contextmanager
+def system_errors(path: Path) -> Iterator[None]:
+    """What the system said to safetensors, which tells it as text ("... (os error 28)"), as the OSError that it is."""
+    try:
+        yield
+    except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,6 +26,7 @@ from agentrl.dry_run.estimate import (
     activation_bytes,
     batch_seconds,
     cache_bytes,
+    checkpoint_bytes,
     checkpoint_memory,
     engine_memory,
     forward_flops,
@@ -141,7 +142,23 @@ def test_vllm_takes_its_whole_share_and_a_sync_comes_before_its_keys_and_values(
     weights, gathered = sync_memory(shape, config)
     assert weights.value == 2 * shape.parameters
     assert gathered.value == 6 * 152_064 * 3_584  # float32 from the shards, bfloat16 for the engine
-    assert checkpoint_memory(shape, config).value == 12 * shape.parameters
+
+
+def test_a_checkpoint_is_held_by_the_first_process_or_of_a_sharded_policy_by_all_its_largest_tensor_by_one() -> None:
+    shape = Shape.of(_KNOWN_SHAPES["Qwen/Qwen2.5-7B-Instruct"])
+    tables: dict[str, Any] = {"model": {"dtype": "mixed"}, "tracking": {"divergence_every": 0}}
+    whole, cut = build_config(tables), build_config({**tables, "learner": {"shard": True}})
+    assert checkpoint_bytes(shape, whole) == checkpoint_bytes(shape, cut) == 12 * shape.parameters
+    assert {checkpoint_memory(shape, whole, processes=n).value for n in (1, 8)} == {12 * shape.parameters}
+    assert checkpoint_memory(shape, cut).value == 12 * shape.parameters
+    assert checkpoint_memory(shape, cut, processes=8).value == 12 * shape.parameters / 8
+    assert checkpoint_memory(shape, cut, processes=16).value == pytest.approx(12 * 152_064 * 3_584)  # > P / 16
+    for every, steps, size in ((25, 100, 12), (25, 110, 16), (20, 100, 16)):  # measured weights lie beside newer ones
+        tables["tracking"], tables["checkpoint"] = {"divergence_every": 25}, {"every": every}
+        assert checkpoint_bytes(shape, build_config({**tables, "train": {"steps": steps}})) == size * shape.parameters
+    tables["model"]["lora_rank"] = 16
+    assert checkpoint_bytes(shape, build_config(tables)) < 8.2 * shape.parameters
+    assert "2 adapters' " in checkpoint_memory(shape, build_config(tables)).formula
 
 
 def test_the_reference_is_counted_in_its_own_type_cut_as_the_policy_and_not_at_all_with_adapters() -> None:
