@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import socket
+import subprocess
+import sys
 import warnings
 from multiprocessing import get_context
 from pathlib import Path
@@ -41,7 +43,7 @@ from tests.agentrl.processes import _child, together
 from tests.agentrl.test_distributed import RECORDED, SHARD, learn_batch, make_learner, settings
 from tests.agentrl.test_launch import SMALL, finish, launch
 from tests.agentrl.test_model_families import make_double
-from tests.agentrl.test_train import CONFIG
+from tests.agentrl.test_train import CONFIG, ROOT
 
 TRACKING = {"divergence_every": 2}
 SHARDED = settings(learner=SHARD, tracking=TRACKING)
@@ -320,8 +322,17 @@ def status(key: str) -> float:
 def test_no_process_holds_all_of_a_sharded_checkpoint(tmp_path: Path) -> None:
     if not os.access("/proc/self/clear_refs", os.W_OK):
         pytest.skip("this system does not measure peaks anew")
-    alone = together(2, measure_saving, tmp_path / "alone", False)
-    shared = together(2, measure_saving, tmp_path / "shared", True)
+    # in a process of its own: here earlier tests have left memory that may be used again without a trace
+    script = (
+        "import json, pathlib, sys; from tests.agentrl.processes import together\n"
+        "from tests.agentrl.test_checkpoint_parts import measure_saving\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        "print(json.dumps([together(2, measure_saving, folder / str(s), s) for s in (False, True)]))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, check=True)
+    alone, shared = json.loads(done.stdout.splitlines()[-1])
     print("a save adds MiB, (peak, weights and moments) by process:", alone, shared)
     assert alone[0][0] > 0.9 * alone[0][1], "the first process held all"
     for peak, whole in shared:

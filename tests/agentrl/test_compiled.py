@@ -42,6 +42,7 @@ from tests.agentrl.test_train import CONFIG, ROOT
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 
 INDUCTOR = Compiler("inductor")
+SLOW, EVIDENCE = pytest.mark.slow, pytest.mark.evidence
 TRACED = Compiler("aot_eager")
 """The same graphs, forward and backward, without kernels of their own: seconds instead of a minute."""
 PATIENCE_S = 600
@@ -190,11 +191,16 @@ def _float64_norms(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Qwen3RMSNorm, "forward", forward)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_float64_norms")
 @pytest.mark.parametrize(
     ("name", "compiler"),
-    [("plain", INDUCTOR), ("lora", INDUCTOR), ("checkpointing", TRACED), ("m2po", TRACED), ("kl", TRACED)],
+    [
+        pytest.param("plain", INDUCTOR, marks=SLOW),
+        pytest.param("checkpointing", TRACED, marks=SLOW),
+        pytest.param("lora", INDUCTOR, marks=EVIDENCE),
+        pytest.param("m2po", TRACED, marks=EVIDENCE),
+        pytest.param("kl", TRACED, marks=EVIDENCE),
+    ],
     ids=lambda value: str(getattr(value, "backend", value)),
 )
 def test_compiled_updates_are_the_plain_ones(name: str, compiler: Compiler, graphs: Any) -> None:
@@ -207,19 +213,18 @@ def test_compiled_updates_are_the_plain_ones(name: str, compiler: Compiler, grap
     compare(compiled, learn(ALONE, config, tie, range(7)))
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_float64_norms", "graphs")
 @pytest.mark.parametrize(
     ("count", "name", "compiler"),
     [
-        (2, "plain", INDUCTOR),
-        (2, "sharded", INDUCTOR),
-        (2, "lora", TRACED),
-        (2, "sharded tied", TRACED),
-        (2, "sharded lora", TRACED),
-        (2, "sharded checkpointing", TRACED),
-        (4, "plain", TRACED),
-        (4, "sharded", TRACED),
+        pytest.param(2, "plain", INDUCTOR, marks=EVIDENCE),
+        pytest.param(2, "sharded", INDUCTOR, marks=EVIDENCE),
+        pytest.param(2, "lora", TRACED, marks=EVIDENCE),
+        pytest.param(2, "sharded tied", TRACED, marks=SLOW),
+        pytest.param(2, "sharded lora", TRACED, marks=EVIDENCE),
+        pytest.param(2, "sharded checkpointing", TRACED, marks=EVIDENCE),
+        pytest.param(4, "plain", TRACED, marks=EVIDENCE),
+        pytest.param(4, "sharded", TRACED, marks=EVIDENCE),
     ],
     ids=lambda value: str(getattr(value, "backend", value)),
 )
@@ -254,9 +259,8 @@ def energies_in_mixed_precision(processes: Processes, compiler: Compiler | None)
     return [step["head_energy"] for step in steps]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("graphs")
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), pytest.param(2, marks=EVIDENCE)])
 def test_mixed_precision_is_compiled_whole_and_sharded(count: int) -> None:
     def energies(compiler: Compiler | None) -> list[list[float]]:
         if count == 1:
@@ -279,8 +283,7 @@ def learn_family(processes: Processes, family: str, compiler: Compiler | None) -
     return steps[-1]["head_energy"], {name: tensor.clone() for name, tensor in plain_weights(module)}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=SLOW), pytest.param(2, marks=EVIDENCE)])
 @pytest.mark.parametrize("family", ["smollm3", "qwen3_moe"])
 def test_blocks_of_several_kinds_are_compiled_each_as_its_own(family: str, count: int, graphs: Any) -> None:
     energy, weights = learn_family(ALONE, family, None)
@@ -302,7 +305,7 @@ def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 def test_a_compiled_run_of_2_processes_goes_on_plain_and_a_plain_one_compiled(
     config: Path, tmp_path: Path, graphs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
