@@ -158,7 +158,6 @@ class FirstLetter(gymnasium.Env[str, str]):
         return "", float(ord(action[0]) % 2 if action else 0), True, False, {}
 
 
-@pytest.mark.slow
 def test_a_run_trains_the_upper_layers_resumes_bit_for_bit_and_is_evaluated(tmp_path: Path) -> None:
     module, tokenizer = tiny_policy(tie=True)
     save_model(tmp_path / "model", module, tokenizer)
@@ -167,6 +166,7 @@ def test_a_run_trains_the_upper_layers_resumes_bit_for_bit_and_is_evaluated(tmp_
         "--model.path", str(tmp_path / "model"), "--model.train_layers", "1", "--train.steps", "4",
         "--train.groups_per_step", "2", "--train.group_size", "4", "--rollout.max_new_tokens", "4", "--eval.tasks", "4",
         "--learner.max_reuse", "3", "--gate.kind", "none", "--checkpoint.every", "2", "--loss.kl_coef", "0.01",
+        "--rollout.env_workers", "0",
     ]  # fmt: skip
     assert main_guard(lambda: train.main([*words, "--run-dir", str(tmp_path / "whole")])) == 0
     assert main_guard(lambda: train.main([*words, "--run-dir", str(tmp_path / "half"), "--train.steps", "2"])) == 0
