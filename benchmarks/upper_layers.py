@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from agentrl.config.read import build_config
 from agentrl.learner.batch import Batch, BatchRow
 from agentrl.learner.learner import TorchLearner
+from agentrl.learner.policy import Policy
 from agentrl.model.upper import freeze_lower_layers
 
 ROWS, LENGTH, USES, TRAINED = 8, 128, 4, 10
@@ -55,7 +56,7 @@ def make_learner(module: Any, *, trained: int, keeps: bool) -> TorchLearner:
     }  # fmt: skip
     learner = TorchLearner(module, build_config(tree), pad_id=0)
     if not keeps:
-        learner.policy.forget_frozen()
+        learner.policy = Policy(module, temperature=learner.config.rollout.temperature)
     return learner
 
 

@@ -128,6 +128,13 @@ def trained_parameters(shape: Shape, config: Config) -> int:
     return rank * (blocks + (width + shape.vocabulary if "lm_head" in config.model.lora_targets else 0))
 
 
+def _trained_symbol(shape: Shape, config: Config) -> str:
+    trained = trained_parameters(shape, config)
+    if trained == shape.parameters:
+        return "P"
+    return f"{'upper blocks' if config.model.train_layers else 'adapters'}' {trained:,}"
+
+
 def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, processes: int = 1) -> list[Item]:
     """Peak memory of an update in one process, at the beginning of a micro-batch's backward.
 
@@ -142,7 +149,7 @@ def learner_memory(shape: Shape, config: Config, *, tokens: int, chunk: int, pro
     shards = processes if config.learner.shard else 1
     split = f" / {shards}" if shards > 1 else ""
     trained = trained_parameters(shape, config)
-    symbol = "P" if trained == shape.parameters else f"adapters' {trained:,}"
+    symbol = _trained_symbol(shape, config)
     casts = factor != size and shards == 1  # shards are gathered in the type of the products
     weights = shape.parameters * size / shards
     block, width = activation_bytes(shape, factor, casts=casts), shape.width
@@ -210,7 +217,7 @@ def engine_memory(shape: Shape, config: Config, *, processes: int = 1, device_by
     if limits.endpoints:
         return []
     size, token = _engine_size(config), cache_bytes(shape, _engine_size(config))
-    rows = min(limits.max_concurrent, math.ceil(config.train.groups_per_step * config.train.group_size / processes))
+    rows = min(limits.max_concurrent, _episodes(config, processes))
     cache = rows * limits.max_context_tokens * token
     formula = f"2 n K d s x rows x length = {token:,} B x {rows} x {limits.max_context_tokens:,}, at most"
     weights = Item("engine's weights", shape.parameters * size, f"P s = {shape.parameters:,} x {size}")
@@ -245,8 +252,9 @@ def checkpoint_bytes(shape: Shape, config: Config) -> float:
 def checkpoint_memory(shape: Shape, config: Config, *, processes: int = 1) -> Item:
     """Host memory of a process that writes a checkpoint, all of it or of a sharded policy its share, while it saves."""
     writers = processes if config.learner.shard else 1
-    symbol = "P" if (trained := trained_parameters(shape, config)) == shape.parameters else f"adapters' {trained:,}"
-    formula = f"P s + 2 {symbol} s" + (" + P s of the weights last measured" if _keeps_measured(config) else "")
+    formula = f"P s + 2 {_trained_symbol(shape, config)} s" + (
+        " + P s of the weights last measured" if _keeps_measured(config) else ""
+    )
     value = checkpoint_bytes(shape, config)
     if writers == 1:
         return Item("checkpoint, on the host", value, f"{formula}, whole, in the first process, while it saves")
@@ -314,9 +322,9 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
         device: rates.
         processes: N.
     """
-    limits, train, embedded = config.rollout, config.train, not holds_own_weights(config.rollout)
+    limits, embedded = config.rollout, not holds_own_weights(config.rollout)
     size = _engine_size(config)
-    episodes = math.ceil(train.groups_per_step * train.group_size / processes)
+    episodes = _episodes(config, processes)
     length = limits.max_context_tokens
     generated = min(limits.max_turns * limits.max_new_tokens, length)
     tokens = _batch_tokens(config, processes)
@@ -343,10 +351,14 @@ def batch_seconds(shape: Shape, config: Config, *, updates: int, device: Device,
     return items
 
 
+def _episodes(config: Config, processes: int) -> int:
+    """Most episodes of a batch that one process plays."""
+    return math.ceil(config.train.groups_per_step * config.train.group_size / processes)
+
+
 def _batch_tokens(config: Config, processes: int) -> int:
     """Tokens of a process's part of a batch whose rows are all full."""
-    episodes = math.ceil(config.train.groups_per_step * config.train.group_size / processes)
-    rows = episodes * (config.rollout.max_turns if config.rollout.context == "window" else 1)
+    rows = _episodes(config, processes) * (config.rollout.max_turns if config.rollout.context == "window" else 1)
     return rows * config.rollout.max_context_tokens
 
 

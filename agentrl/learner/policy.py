@@ -125,10 +125,6 @@ class Policy:
         energy, *norms = squares.tolist()
         return energy, {name: _root(square) for name, square in zip(self.groups, norms, strict=True)}
 
-    def forget_frozen(self) -> None:
-        """Compute frozen blocks for each use of a batch, to compare with."""
-        self._frozen = None
-
     def scale_gradient(self, factor: float) -> None:
         """Multiply the gradient."""
         torch._foreach_mul_([local(p.grad) for p in self.parameters if p.grad is not None], factor)

@@ -4,7 +4,7 @@ What happens there (scales, soft caps, biases) is measured, not read from names:
 in the head's place and looks at what comes out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +56,21 @@ def backbone(module: Any) -> Any:
 def blocks(module: Any) -> Any | None:
     """The transformer blocks of the backbone, in their order; None where it has no such list."""
     return getattr(backbone(module), "layers", None)
+
+
+@contextmanager
+def standing_in(forwards: Sequence[tuple[Any, Callable[..., Any]]]) -> Iterator[None]:
+    """Inside, each of some blocks runs another forward function; afterwards what stood there before, stand-ins too."""
+    before = [vars(block).get("forward") for block, _ in forwards]
+    for block, forward in forwards:
+        block.forward = forward
+    try:
+        yield
+    finally:
+        for (block, _), forward in zip(forwards, before, strict=True):
+            del block.forward
+            if forward is not None:
+                block.forward = forward
 
 
 def head(module: Any) -> Any:

@@ -15,7 +15,7 @@ from accelerate.utils import TorchDynamoPlugin
 from torch._dynamo.exc import TorchDynamoException
 
 from agentrl.errors import UserError
-from agentrl.model.anatomy import blocks
+from agentrl.model.anatomy import blocks, standing_in
 
 _OPTION = "--dynamo_backend"
 _MOST_GRAPHS = 64
@@ -93,10 +93,9 @@ class CompiledBlocks:
         Raises:
             UserError: the compiler gave up.
         """
-        for block, forward in self.forwards:
-            block.forward = forward
         try:
-            yield
+            with standing_in(self.forwards):
+                yield
         except TorchDynamoException as error:
             cause = getattr(error, "inner_exception", None) or error
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
@@ -104,6 +103,3 @@ class CompiledBlocks:
                 f"{_OPTION}: {self.compiler.backend} cannot compile the blocks of {self.name}: {reason:.200}. Start "
                 "without it; --resume goes on either way."
             ) from error
-        finally:
-            for block, _ in self.forwards:
-                del block.forward

@@ -1,13 +1,12 @@
 """Training the topmost blocks alone: what lies below them is frozen, and its output is kept while a batch is reused."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from agentrl.errors import UserError
-from agentrl.model.anatomy import blocks, head, hidden_states, is_tied, one_line
+from agentrl.model.anatomy import blocks, head, hidden_states, is_tied, one_line, standing_in
 from agentrl.model.fidelity import random_rows
 
 Kept = torch.Tensor
@@ -63,7 +62,8 @@ class FrozenBlocks:
         if not self.blocks:
             return hidden_states(self.module, ids), None
         if kept is not None:
-            with _replaced(self.blocks, kept):
+            *lower, top = self.blocks
+            with standing_in([*((block, _returns_first) for block in lower), (top, _returns(kept))]):
                 return hidden_states(self.module, ids), kept
         seen: list[Any] = []
         hook = self.blocks[-1].register_forward_hook(lambda _module, _inputs, output: seen.append(output))
@@ -71,7 +71,7 @@ class FrozenBlocks:
             states = hidden_states(self.module, ids)
         finally:
             hook.remove()
-        return states, _only_tensor(seen[0])
+        return states, seen[0]
 
     @torch.no_grad()
     def _check(self) -> None:
@@ -81,7 +81,7 @@ class FrozenBlocks:
         with one_line(self.module, "keeping the frozen blocks' output (model.train_layers)"):
             states, kept = self.hidden_states(ids, None)
             again, _ = self.hidden_states(ids, kept)
-        if not torch.equal(states, again):
+        if not isinstance(kept, torch.Tensor) or not torch.equal(states, again):
             raise UserError(
                 f"model.train_layers: in {type(self.module).__name__} more than one tensor goes from block to block. "
                 "Set it to 0."
@@ -106,30 +106,9 @@ def _untie(module: Any) -> None:
     module.all_tied_weights_keys = {}  # what saving and loading ask (transformers)
 
 
-@contextmanager
-def _replaced(frozen: list[Any], output: Kept) -> Iterator[None]:
-    """Inside, the blocks compute nothing and the topmost of them returns `output`."""
-    before = [vars(block).get("forward") for block in frozen]  # a compiled one may stand there
-    for block in frozen:
-        block.forward = _returns_first if block is not frozen[-1] else _returns(output)
-    try:
-        yield
-    finally:
-        for block, forward in zip(frozen, before, strict=True):
-            del block.forward
-            if forward is not None:
-                block.forward = forward
-
-
 def _returns_first(states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     return states
 
 
 def _returns(output: Kept) -> Callable[..., Kept]:
     return lambda *_, **__: output
-
-
-def _only_tensor(output: Any) -> Kept:
-    if not isinstance(output, torch.Tensor):
-        raise UserError("a block returns more than its states")
-    return output

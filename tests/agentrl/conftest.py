@@ -1,6 +1,7 @@
-"""Engines that several files of tests share."""
+"""Engines and an experiment that several files of tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -8,6 +9,7 @@ from agentrl.rollout.engines.vllm import VllmEngine
 from agentrl.rollout.engines.vllm_servers import VllmServersEngine
 from agentrl.runs.checkpoint import save_model
 from tests.agentrl.engines import MODULE, TOKENIZER, Server, start_fleet, start_vllm
+from tests.agentrl.test_train import CONFIG
 
 
 @pytest.fixture(scope="session")
@@ -39,3 +41,12 @@ def fleet_engine(vllm_servers: list[Server], tmp_path_factory: pytest.TempPathFa
     engine = start_fleet(vllm_servers, tmp_path_factory.mktemp("weights"))
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def launched_config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy experiment; the runs that tests launch share its warm start."""
+    path = tmp_path / "toy.toml"
+    cache = tmp_path_factory.getbasetemp() / "launched"
+    path.write_text(CONFIG.replace("[warmstart]", f'[warmstart]\ncache_dir = "{cache}"'))
+    return path

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from agentrl.model.processes import Processes
 
@@ -57,3 +58,10 @@ def _child(rank: int, count: int, port: int, pipe: Any, work: Callable[..., Any]
     except BaseException:
         pipe.send_bytes(pickle.dumps((traceback.format_exc(), None)))
         raise
+
+
+def sharded_like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, cut as `model` is cut; scalars stay whole."""
+    if not isinstance(model, DTensor) or tensor.shape != model.shape:
+        return tensor
+    return distribute_tensor(tensor.to(model.device), model.device_mesh, model.placements)

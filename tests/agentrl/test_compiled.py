@@ -36,7 +36,7 @@ from tests.agentrl.test_architectures import make
 from tests.agentrl.test_distributed import SETTINGS, assert_same, learn
 from tests.agentrl.test_launch import finish, launch
 from tests.agentrl.test_model_families import FAMILIES, make_double
-from tests.agentrl.test_train import CONFIG, ROOT
+from tests.agentrl.test_train import ROOT
 
 # What torch's own tracer warns of to itself, and hides.
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -297,23 +297,15 @@ def test_blocks_of_several_kinds_are_compiled_each_as_its_own(family: str, count
             assert float((same[name] - weight).norm()) <= CLOSE * float(weight.norm()), name
 
 
-@pytest.fixture
-def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path / "toy.toml"
-    cache = tmp_path_factory.getbasetemp() / "launched"
-    path.write_text(CONFIG.replace("[warmstart]", f'[warmstart]\ncache_dir = "{cache}"'))
-    return path
-
-
 @pytest.mark.evidence
 def test_a_compiled_run_of_2_processes_goes_on_plain_and_a_plain_one_compiled(
-    config: Path, tmp_path: Path, graphs: Any, monkeypatch: pytest.MonkeyPatch
+    launched_config: Path, tmp_path: Path, graphs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def go(*words: str | Path, backend: str) -> None:
         ask({"BACKEND": backend}, monkeypatch)
         assert main_guard(lambda: train.main([str(word) for word in words])) == 0
 
-    words = [config, "--eval.tasks", "8", "--model.dtype", "float64"]
+    words = [launched_config, "--eval.tasks", "8", "--model.dtype", "float64"]
     one, two, three = (tmp_path / name for name in ("one", "two", "three"))
     go(*words, "--run-dir", one, backend="no")
     assert graphs() == 0

@@ -15,11 +15,11 @@ from agentrl.learner.batch import Batch, assemble
 from agentrl.learner.learner import TorchLearner
 from agentrl.model.compiled import Compiler
 from agentrl.model.load import recompute_activations
-from agentrl.model.processes import ALONE, Processes, sharded_like, whole
+from agentrl.model.processes import ALONE, Processes, whole
 from agentrl.model.weights import add_lora, plain_weights, shard
 from agentrl.types import Group, Row, Status, Task, Trajectory, Turn
 from tests.agentrl.helpers import tiny_policy, toy_config
-from tests.agentrl.processes import together
+from tests.agentrl.processes import sharded_like, together
 from tests.agentrl.test_model_families import CASES, make_double
 
 STEPS = 20

@@ -17,19 +17,11 @@ from agentrl import train
 from agentrl.command.guard import main_guard
 from agentrl.runs.checkpoint import newest_checkpoint
 from agentrl.runs.folder import read_metrics
-from tests.agentrl.test_train import CONFIG, ROOT
+from tests.agentrl.test_train import ROOT
 
 pytestmark = pytest.mark.slow
 
 SMALL = ["--eval.tasks", "8", "--model.dtype", "float64"]
-
-
-@pytest.fixture
-def config(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path / "toy.toml"
-    cache = tmp_path_factory.getbasetemp() / "launched"
-    path.write_text(CONFIG.replace("[warmstart]", f'[warmstart]\ncache_dir = "{cache}"'))
-    return path
 
 
 def launch(
@@ -76,11 +68,11 @@ def assert_same_run(folder: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize("further", [[], ["--learner.shard", "true"], ["--model.lora_rank", "4"]], ids=str)
 def test_2_launched_processes_train_what_one_does_and_any_number_goes_on(
-    config: Path, tmp_path: Path, further: list[str]
+    launched_config: Path, tmp_path: Path, further: list[str]
 ) -> None:
     if "--model.lora_rank" in further:
         pytest.importorskip("peft", reason="the extra lora is not installed")
-    words = [str(config), *SMALL, *further]
+    words = [str(launched_config), *SMALL, *further]
     assert main_guard(lambda: train.main([*words, "--run-dir", str(tmp_path / "one")])) == 0
     out = finish(launch(2, *words, "--run-dir", tmp_path / "two", "--train.steps", "2"))
     assert out.count("run folder") == 1, "only the first process speaks"
@@ -89,7 +81,9 @@ def test_2_launched_processes_train_what_one_does_and_any_number_goes_on(
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
-def test_a_callback_is_asked_once_a_batch_and_ends_the_run_of_all_processes(config: Path, tmp_path: Path) -> None:
+def test_a_callback_is_asked_once_a_batch_and_ends_the_run_of_all_processes(
+    launched_config: Path, tmp_path: Path
+) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import sys, agentrl\n"
@@ -98,17 +92,17 @@ def test_a_callback_is_asked_once_a_batch_and_ends_the_run_of_all_processes(conf
         "    return record['step'] < 2\n"
         "run = agentrl.train(sys.argv[1], {'eval.tasks': 8}, run_dir=sys.argv[2], on_batch=on_batch)\n"
     )
-    out = finish(launch(2, config, tmp_path / "run", program=(str(script),)))
+    out = finish(launch(2, launched_config, tmp_path / "run", program=(str(script),)))
     groups = json.loads((tmp_path / "run" / "config.json").read_text())["train"]["groups_per_step"]
     assert [line for line in out.splitlines() if " groups " in line] == [f"batch {n} groups {groups}" for n in (1, 2)]
     assert [record["step"] for record in steps(tmp_path / "run")] == [1, 2]
 
 
 def test_a_process_that_dies_stops_the_run_within_a_minute_and_the_run_can_be_resumed(
-    config: Path, tmp_path: Path
+    launched_config: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
-    words = [str(config), *SMALL]
+    words = [str(launched_config), *SMALL]
     process = launch(2, *words, "--run-dir", folder, "--train.steps", "500")
     while not (folder / "checkpoints" / "step-000002").exists():
         assert process.poll() is None, process.communicate()[0]
@@ -131,8 +125,8 @@ def rank_of(pid: int) -> str:
     return next((entry.decode().removeprefix("RANK=") for entry in entries if entry.startswith(b"RANK=")), "")
 
 
-def test_more_processes_than_tasks_is_one_clear_line(config: Path, tmp_path: Path) -> None:
-    process = launch(2, config, *SMALL, "--run-dir", tmp_path / "run", "--train.groups_per_step", "1")
+def test_more_processes_than_tasks_is_one_clear_line(launched_config: Path, tmp_path: Path) -> None:
+    process = launch(2, launched_config, *SMALL, "--run-dir", tmp_path / "run", "--train.groups_per_step", "1")
     out, _ = process.communicate(timeout=170)
     assert process.returncode != 0
     assert "2 processes need at least as many tasks each time" in out
@@ -140,11 +134,11 @@ def test_more_processes_than_tasks_is_one_clear_line(config: Path, tmp_path: Pat
 
 
 def test_a_slurm_job_of_2_tasks_trains_what_one_process_does_and_a_job_of_one_goes_on(
-    config: Path, tmp_path: Path
+    launched_config: Path, tmp_path: Path
 ) -> None:
     if shutil.which("sbatch") is None or subprocess.run(["sinfo"], capture_output=True, check=False).returncode:
         pytest.skip("no Slurm here (Debian: slurm-wlm)")
-    words = [str(config), *SMALL]
+    words = [str(launched_config), *SMALL]
     assert main_guard(lambda: train.main([*words, "--run-dir", str(tmp_path / "one")])) == 0
 
     def submit(tasks: int, *words: str) -> None:

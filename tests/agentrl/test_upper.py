@@ -16,6 +16,7 @@ from agentrl.dry_run.estimate import CPU, Shape, batch_seconds, learner_memory, 
 from agentrl.envs.spaces import FreeText
 from agentrl.errors import UserError
 from agentrl.learner.learner import TorchLearner
+from agentrl.learner.policy import Policy
 from agentrl.model.compiled import Compiler
 from agentrl.model.pretrained import load_pretrained
 from agentrl.model.upper import FrozenBlocks, freeze_lower_layers
@@ -38,7 +39,7 @@ def learned(module: Any, *, keeps: bool) -> tuple[Any, list[dict[str, Any]]]:
     module = copy.deepcopy(module)
     learner = TorchLearner(module, toy_config(**NAIVE), pad_id=0)
     if not keeps:
-        learner.policy.forget_frozen()
+        learner.policy = Policy(module, temperature=learner.config.rollout.temperature)
     steps = [step for seed in (0, 1) for step in learner.update(make_batch(random_rows(7, seed=seed))).steps]
     return module, steps
 

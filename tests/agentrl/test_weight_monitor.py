@@ -9,9 +9,9 @@ import torch
 from agentrl.analysis.weight_change import relative_weight_change
 from agentrl.config.schema import Config
 from agentrl.learner.weight_monitor import WeightMonitor
-from agentrl.model.processes import ALONE, Processes, sharded_like
+from agentrl.model.processes import ALONE, Processes
 from tests.agentrl.helpers import tiny_policy
-from tests.agentrl.processes import together
+from tests.agentrl.processes import sharded_like, together
 from tests.agentrl.test_distributed import RECORDED, SHARD, learn_batch, make_learner, settings
 
 EVERY = 2

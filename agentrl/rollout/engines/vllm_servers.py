@@ -237,10 +237,11 @@ class VllmServersEngine:
     async def _post_turn(self, server: _Server, body: dict[str, Any]) -> Any:
         """The response to a turn, asked for once more where its connection broke: the same key gives the same turn."""
         timeout = self._httpx.Timeout(self.patience_s, read=None)
+        post = partial(self._client.post, server.url + _GENERATE, json=body, timeout=timeout)
         try:
-            return await self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
+            return await post()
         except (self._httpx.ReadError, self._httpx.WriteError, self._httpx.RemoteProtocolError):
-            return await self._client.post(server.url + _GENERATE, json=body, timeout=timeout)
+            return await post()
 
     async def _is_queueing(self, server: _Server) -> bool:
         """Whether a server still generates and has rows for which there is no room yet."""
