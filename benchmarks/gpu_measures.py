@@ -27,6 +27,7 @@ from agentrl.config.schema import Config, LearnerConfig
 from agentrl.dry_run.estimate import Shape, learner_memory
 from agentrl.learner.batch import Batch, BatchRow, MicroBatch, micro_batches
 from agentrl.learner.learner import TorchLearner
+from agentrl.model.compiled import Compiler
 from agentrl.model.head import HeadGradient, default_chunk, token_logprobs
 from agentrl.model.load import recompute_activations
 from agentrl.model.processes import Processes
@@ -209,7 +210,10 @@ def updates(
     shape: str, dtype: str, rows: int, length: int, device: torch.device, *,
     budget: int, rate: float, which: tuple[str, ...] = ("agentrl",), repeat: int = 3,
 ) -> dict[str, Any]:  # fmt: skip
-    """Speed and memory of whole updates; an entry says so where memory does not suffice or trl is absent."""
+    """Speed and memory of whole updates; an entry says so where memory does not suffice or trl is absent.
+
+    `which`: `agentrl`, the same `compiled` (`first_s`: its first update, compiling included), or names of `OTHERS`.
+    """
     batch = make_batch(rows, length, SHAPES[shape].vocab_size)
     return {name: _measured(name, shape, dtype, batch, device, budget, rate, repeat) for name in which}
 
@@ -225,11 +229,15 @@ def _measured(
     try:
         module = make_module(shape, dtype, device)
         config = make_config(dtype, length, budget)
-        if name == "agentrl":
-            learner = TorchLearner(module, config, pad_id=0, processes=Processes(device=device))
+        if name in ("agentrl", "compiled"):
+            compiler = Compiler("inductor") if name == "compiled" else None
+            learner = TorchLearner(module, config, pad_id=0, processes=Processes(device=device), compiler=compiler)
             work: Callable[[], Any] = lambda: learner.update(batch)  # noqa: E731
         else:
             work = OtherUpdate(module, OTHERS[name], batch, budget).step
+        started = time.perf_counter()
+        work()
+        first = time.perf_counter() - started
         taken = seconds_of(work, device, repeat=repeat)
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
@@ -243,6 +251,8 @@ def _measured(
     }  # fmt: skip
     if device.type == "cuda":
         found["peak_gib"] = torch.cuda.max_memory_allocated(device) / 2**30
+    if name == "compiled":
+        found["first_s"] = first
     if name == "agentrl":
         head = HeadGradient()
         head.buffer = torch.randn(module.lm_head.weight.shape, device=device)

@@ -1,12 +1,13 @@
 """The results of `gpu_proof.py` as a page and as text."""
 
 from html import escape
+from importlib.util import find_spec
 from typing import Any
 
 from agentrl.report.charts import Chart, Series
 from agentrl.report.page import assemble, render
 
-_COLUMNS = ("tokens_per_s", "share", "share_with_recomputation", "peak_gib", "dry_run_gib", "energy_s")
+_COLUMNS = ("tokens_per_s", "share", "share_with_recomputation", "peak_gib", "dry_run_gib", "energy_s", "first_s")
 _RULES = ("single", "naive", "dgg", "kl_rate")
 Table = tuple[str, list[str], list[list[str]]]
 """Title, headings, rows."""
@@ -19,7 +20,8 @@ def tables(results: dict[str, Any]) -> list[Table]:
         found.append(("The card", ["what", "value"], _flat(results["card"])))
     rows = [
         [case, name, *_update_cells(entry)]
-        for case, entries in results.get("learner", {}).items()
+        for stage in ("learner", "compiled")
+        for case, entries in results.get(stage, {}).items()
         if isinstance(entries, dict)
         for name, entry in entries.items()
     ]
@@ -73,12 +75,20 @@ def page(results: dict[str, Any]) -> str:
         f"<section><h2>{escape(title)}</h2>{_html(headings, rows)}</section>"
         for title, headings, rows in tables(results)
     ]
-    parts += [str(render("figure.html", chart=chart)) for chart in curves(results)]
+    if find_spec("vl_convert"):
+        parts += [str(render("figure.html", chart=chart)) for chart in curves(results)]
+    else:
+        parts.append("<p>Curves need vl-convert-python, which is not installed here; runs.json holds them.</p>")
     errors = {name: found["error"] for name, found in results.items() if isinstance(found, dict) and "error" in found}
     parts += [
         f"<section><h2>{escape(name)} failed</h2><pre>{escape(error)}</pre></section>" for name, error in errors.items()
     ]
-    return assemble("Proof on a GPU", "".join(parts))
+    body = "".join(parts)
+    return (
+        assemble("Proof on a GPU", body)
+        if find_spec("vl_convert")
+        else f"<!doctype html><title>Proof on a GPU</title>{body}"
+    )
 
 
 def text(results: dict[str, Any]) -> str:

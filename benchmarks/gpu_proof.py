@@ -5,9 +5,9 @@
     python benchmarks/gpu_proof.py --stages runs --model smollm2 --out FOLDER
 
 Needs torch >= 2.11, transformers >= 5.17, accelerate, and what `agentrl` imports besides; the repository on PYTHONPATH.
-Stages: card, learner, agreement, engine, quickstart, runs (of SmolLM2-135M, made by `python -m agentrl.convert_smollm2
-FOLDER` and named by --model). After every stage FOLDER/proof.json holds the numbers so far, FOLDER/index.html shows
-them; the runs' curves are in FOLDER/runs.json.
+Stages: card, learner, agreement, engine, quickstart, compiled, runs (of SmolLM2-135M, made by
+`python -m agentrl.convert_smollm2 FOLDER` and named by --model). After every stage FOLDER/proof.json holds the numbers
+so far, FOLDER/index.html shows them; the runs' curves are in FOLDER/runs.json.
 """
 
 import argparse
@@ -102,6 +102,15 @@ def stage_quickstart(proof: Proof) -> dict[str, Any]:
     return gpu_runs.quickstart(proof.options.out, tiny=proof.options.tiny, seconds=min(proof.left_s, 300))
 
 
+def stage_compiled(proof: Proof) -> dict[str, Any]:
+    """Updates with compiled blocks beside plain ones."""
+    shape, rows, length, budget = ("tiny", 4, 64, 128) if proof.options.tiny else ("Qwen2.5-1.5B", 16, 2048, 8192)
+    found = gpu_measures.updates(
+        shape, "mixed", rows, length, proof.device, budget=budget, rate=proof.rate, which=("agentrl", "compiled")
+    )
+    return {f"{shape}, mixed, {rows} x {length:,} tokens": found}
+
+
 def stage_runs(proof: Proof) -> dict[str, Any]:
     """f. A pretrained model: single use, naive reuse, DGG, the KL-controlled rate."""
     return gpu_runs.smollm2(
@@ -113,7 +122,7 @@ def stage_runs(proof: Proof) -> dict[str, Any]:
 
 STAGES: dict[str, Callable[[Proof], dict[str, Any]]] = {
     "card": stage_card, "learner": stage_learner, "agreement": stage_agreement, "engine": stage_engine,
-    "quickstart": stage_quickstart, "runs": stage_runs,
+    "quickstart": stage_quickstart, "compiled": stage_compiled, "runs": stage_runs,
 }  # fmt: skip
 
 

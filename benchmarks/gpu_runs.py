@@ -37,6 +37,8 @@ class Job:
     folder: Path
     environment: dict[str, str] = field(default_factory=dict)
     process: "subprocess.Popen[bytes] | None" = None
+    was_stopped: bool = False
+    """It outlasted its time."""
 
     def start(self) -> None:
         """Return at once; what it prints lies beside the run folder."""
@@ -56,13 +58,15 @@ class Job:
     def summary(self) -> dict[str, Any]:
         """Exit code and curves; the end of what it printed where it failed."""
         code = None if self.process is None else self.process.poll()
+        found: dict[str, Any] = {"exit_code": code, "command": " ".join(self.words)}
+        if code and not self.was_stopped:
+            found["log"] = self.folder.with_suffix(".log").read_text(errors="replace")[-2000:]
         if not (self.folder / "metrics.jsonl").exists():
-            log = self.folder.with_suffix(".log")
-            return {"exit_code": code, "log": log.read_text(errors="replace")[-2000:] if log.exists() else ""}
+            return found
         records = read_metrics(self.folder)
         steps = [r for r in records if r["kind"] == "train"]
-        return {
-            "exit_code": code, "command": " ".join(self.words), "batches": len(steps),
+        return found | {
+            "batches": len(steps),
             "evaluations": [[r["step"], r["eval/success"]] for r in records if r["kind"] == "eval"],
             "curves": {key: [r.get(key) for r in steps] for key in _CURVE},
             "updates": [[{k: u.get(k) for k in ("k", "kl", "head_energy", "applied", "reason")} for u in r["updates"]]
@@ -80,6 +84,7 @@ def run_all(jobs: Sequence[Job], *, at_once: int, seconds: float) -> None:
         time.sleep(0.2)
     for job in jobs:
         if job.is_running and job.process is not None:
+            job.was_stopped = True
             job.process.terminate()
     for job in jobs:
         if job.process is not None:
@@ -94,12 +99,13 @@ def quickstart(out: Path, *, tiny: bool, seconds: float) -> dict[str, Any]:
     """`configs/quickstart.toml` whole on the device, and its first batch on device and CPU from one warm start."""
     few = ["--warmstart.episodes", "16", *_TINY_TRAIN] if tiny else []
     base = ["configs/quickstart.toml", "--warmstart.cache_dir", str((out / "warmstart").resolve()), *few]
+    base += ["--tracking.trackers", "[]"]
     warm = Job("warm start", ["agentrl.warmstart", *base], out / "warm")
     started = time.monotonic()
     run_all([warm], at_once=1, seconds=seconds)
     warm_s = time.monotonic() - started
     runs = (out / "quickstart").resolve()
-    one = ["--train.steps", "1", "--eval.tasks", "8", "--tracking.trackers", "[]"]
+    one = ["--train.steps", "1", "--eval.tasks", "8"]
     jobs = [
         Job(name, ["agentrl.train", *base, "--run-dir", str(runs / name), *words], runs / name, environment)
         for name, words, environment in (
@@ -109,6 +115,7 @@ def quickstart(out: Path, *, tiny: bool, seconds: float) -> dict[str, Any]:
     run_all(jobs, at_once=3, seconds=seconds - warm_s)
     summaries = {job.name: job.summary() for job in jobs}
     found: dict[str, Any] = {"warm_start_s": warm_s, **{name: _brief(run) for name, run in summaries.items()}}
+    found |= _failures([warm, *jobs])
     firsts = [summaries[name].get("curves") for name in ("first", "first_cpu")]
     for key in ("rollout/success", "learner/head_energy", "learner/grad_norm", "learner/entropy"):
         found[f"first batch, {key}"] = [first and first[key][0] for first in firsts]
@@ -145,7 +152,14 @@ def smollm2(
     run_all(jobs, at_once=at_once, seconds=end - time.monotonic())
     found = {job.name: job.summary() for job in jobs if job.process is not None}
     (out / "runs.json").write_text(json.dumps(found) + "\n")
-    return {name: _brief(run) for name, run in found.items()}
+    return {name: _brief(run) for name, run in found.items()} | _failures([*warm, *jobs])
+
+
+def _failures(jobs: Sequence[Job]) -> dict[str, Any]:
+    """What runs that failed printed last; empty where none did."""
+    logs = {job.name: job.summary().get("log") for job in jobs}
+    told = "\n".join(f"{name}: {log}" for name, log in logs.items() if log)
+    return {"error": told} if told else {}
 
 
 def _brief(run: dict[str, Any]) -> dict[str, Any]:

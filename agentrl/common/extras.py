@@ -9,9 +9,10 @@ class MissingExtraError(UserError, ImportError):
 
     Args:
         package: its name, as `pip` knows it.
-        extra: of this distribution, which brings it.
+        extra: of this distribution, which brings it; None: every installation has it, and this one lost it.
         purpose: what cannot be done without it; the beginning of the message.
     """
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install_hint(extra)}")
+    def __init__(self, package: str, extra: str | None, purpose: str) -> None:
+        install = f"pip install {package}" if extra is None else install_hint(extra)
+        super().__init__(f"{purpose} needs the package {package!r}. Install it with: {install}")

@@ -11,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import vl_convert
 
 Spec = dict[str, Any]
 """A Vega-Lite specification."""
@@ -231,6 +230,8 @@ class Timeline:
 @cache
 def script() -> str:
     """JavaScript that puts Vega, Vega-Lite and vega-embed into a page, as `vegaEmbed`; takes two seconds once."""
+    import vl_convert  # 33 MB that only a page needs: training does without
+
     bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return f"(() => {{{bundle}\n}})();"  # its names of one letter are its own
 

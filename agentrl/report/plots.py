@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import vl_convert
 from numpy.typing import NDArray
 
 from agentrl.analysis.speedup import converged, degradation_onset
@@ -189,6 +188,8 @@ def require_picture(path: Path, option: str) -> None:
 
 def save(figure: Spec, path: Path) -> None:
     """Write SVG, PNG or PDF, by the ending; the same curves give the same bytes."""
+    import vl_convert
+
     if path.suffix == ".svg":
         path.write_text(vl_convert.vegalite_to_svg(figure), encoding="utf-8")
     else:

@@ -50,7 +50,8 @@ def require_trackers(names: Iterable[str]) -> None:
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise MissingExtraError(name, name, f"tracking.trackers: {name}")
+            extra = None if name == "tensorboard" else name
+            raise MissingExtraError(name, extra, f"tracking.trackers: {name}")
         if name == "wandb":
             _require_wandb()
 

@@ -79,6 +79,21 @@ def test_a_stage_that_fails_is_told_and_costs_the_others_nothing(
     assert "no kernel image" in gpu_page.page(results)
 
 
+@pytest.mark.evidence  # a minute of compiling
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+def test_compiled_updates_are_measured_beside_plain_ones(tmp_path: Path) -> None:
+    assert gpu_proof.main(["--tiny", "--stages", "compiled", "--out", str(tmp_path)]) == 0
+    (found,) = json.loads((tmp_path / "proof.json").read_text())["compiled"].values()
+    assert found["agentrl"]["seconds"] > 0
+    assert found["compiled"]["first_s"] > found["compiled"]["seconds"], found
+
+
+def test_a_run_that_fails_is_told_with_what_it_printed(tmp_path: Path) -> None:
+    job = gpu_runs.Job("whole", ["agentrl.train", "nowhere.toml"], tmp_path / "whole")
+    gpu_runs.run_all([job], at_once=1, seconds=60)
+    assert "nowhere.toml" in gpu_runs._failures([job])["error"]
+
+
 @pytest.mark.slow
 def test_all_runs_go_through_at_a_tiny_size(tmp_path: Path) -> None:
     assert gpu_proof.main(["--tiny", "--stages", "quickstart", "runs", "--out", str(tmp_path)]) == 0

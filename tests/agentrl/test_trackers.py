@@ -63,6 +63,8 @@ def test_tracker_when_its_package_is_missing_then_the_extra_is_named(monkeypatch
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"tracking.trackers: wandb needs the package 'wandb'.*\[wandb\]"):
         require_trackers(["wandb"])
+    with pytest.raises(UserError, match=r"needs the package 'tensorboard'. Install it with: pip install tensorboard"):
+        require_trackers(["tensorboard"])
 
 
 @pytest.mark.slow

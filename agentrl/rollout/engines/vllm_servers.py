@@ -82,7 +82,7 @@ class VllmServersEngine:
         try:
             import httpx
         except ModuleNotFoundError:
-            raise MissingExtraError("httpx", "vllm", "rollout.endpoints") from None
+            raise MissingExtraError("httpx", None, "rollout.endpoints") from None
         self.version = 0
         self.max_context_tokens, self.patience_s = max_context_tokens, patience_s
         self._httpx = httpx
