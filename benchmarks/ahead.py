@@ -2,7 +2,8 @@
 
     python benchmarks/ahead.py runs configs/quickstart.toml --seeds 5 --out runs/ahead     # whole runs
     python benchmarks/ahead.py runs configs/quickstart.toml --steps 10 --out runs/ahead    # only the first batches
-    python benchmarks/ahead.py slow --out runs/ahead-slow      # an environment that waits 0.1 to 2 s before each answer
+    python benchmarks/ahead.py slow --steps 6 --out runs/ahead-slow    # an environment that waits 0.1 to 2 s a step
+    python benchmarks/ahead.py lag benchmarks/results/math_lag.json    # a study's stage `lag`: success lost to the lag
 
 The arms take turns, so that a machine that others use as well is as slow for each: in turn with one thread of torch, in
 turn with two, and ahead with one thread for the learner and one for the rollout process; with and without groups to
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import numpy as np
 from agentrl.analysis.speedup import paired_difference
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.runs.metrics import clock_seconds
+from agentrl.study.results import final_success
 
 # arm -> (rollout.ahead, threads of torch, rollout.spare_groups)
 ARMS = {
@@ -88,6 +91,18 @@ def last_success(records: list[dict[str, Any]]) -> dict[str, float]:
     return found | ({"lag_ess": statistics.mean(lags[1:])} if len(lags) > 1 else {})
 
 
+def slow_rooms(config: str, overrides: list[str]) -> list[str]:
+    """Overrides for rooms that are slow, in which the agent plays on from what it imitated in rooms that are not."""
+    command = [sys.executable, "-m", "agentrl.warmstart", config, *overrides]
+    model = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+    options = tomllib.loads(Path(config).read_text())["env"]["options"]
+    return [
+        "--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8",
+        *(word for name, value in options.items() for word in (f"--env.options.{name}", str(value))),
+        "--model.path", model, "--warmstart.episodes", "0",
+    ]  # fmt: skip
+
+
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Means over seeds, one line an arm."""
     base = next(iter(found.values()))
@@ -107,24 +122,51 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join([*lines, "", f"Load of the machine meanwhile (5 minutes): {min(loads):.1f} to {max(loads):.1f}."])
 
 
+def lag_table(study: dict[str, Any]) -> str:
+    """Success of each arm of the stage `lag` in turn and ahead, and their difference over the seeds that have both."""
+    found: dict[str, dict[tuple[int, int], float]] = {}
+    for run in study["runs"]:
+        if run["stage"] == "lag":
+            success = 100 * final_success(run)
+            found.setdefault(run["arm"], {})[run["axes"]["rollout.ahead"], run["seed"]] = success
+    lines = ["| arm | seeds | in turn | ahead | difference [95 %] |", "|---|---|---|---|---|"]
+    for arm, ends in found.items():
+        seeds = sorted(seed for ahead, seed in ends if ahead == 0 and (1, seed) in ends)
+        before, after = ([ends[ahead, seed] for seed in seeds] for ahead in (0, 1))
+        if len(seeds) < 2:
+            continue
+        gap = paired_difference(after, before)
+        lines.append(
+            f"| {arm} | {len(seeds)} | {statistics.mean(before):.1f} % | {statistics.mean(after):.1f} % | "
+            f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}] |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["runs", "slow"])
-    parser.add_argument("configs", nargs="*", default=["configs/quickstart.toml"], help="experiments")
+    parser.add_argument("what", choices=["runs", "slow", "lag"])
+    parser.add_argument(
+        "configs", nargs="*", default=["configs/quickstart.toml"], help="experiments, or of lag a study's results"
+    )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm (default 1)")
     parser.add_argument(
         "--arms", type=int, nargs="+", choices=range(len(ARMS)), default=range(len(ARMS)), metavar="NUMBER",
         help=f"which of them: {', '.join(f'{number} {arm}' for number, arm in enumerate(ARMS))} (default all)",
     )  # fmt: skip
     parser.add_argument("--steps", type=int, help="rollout batches; default: what the experiment says")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    parser.add_argument("--out", type=Path, default=Path("runs/ahead"), help="folder for the runs (default runs/ahead)")
     options, overrides = parser.parse_known_args()
+    if options.what == "lag":
+        for path in options.configs:
+            print(f"{path}\n\n{lag_table(json.loads(Path(path).read_text()))}\n")
+        return
     more = ["--tracking.trackers", "[]", "--checkpoint.every", "0", *overrides]
     more += ["--train.steps", str(options.steps)] if options.steps else []
-    if options.what == "slow":
-        more += ["--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8"]
     for config in options.configs:
+        if options.what == "slow":
+            more += slow_rooms(config, overrides)
         arms = {number: arm for number, arm in enumerate(ARMS) if number in options.arms}
         found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms.values()}
         for seed in range(options.seeds):
