@@ -15,7 +15,7 @@ from agentrl.analysis.speedup import converged, degradation_onset
 from agentrl.errors import UserError
 from agentrl.report.charts import SCHEMA, Spec
 
-COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876")
+COLORS = ("#1f6feb", "#e07b00", "#12855c", "#d1242f", "#8250df", "#0891a5", "#b35900", "#5b6876", "#d63384", "#6a8f00")
 _BATCHES = "rollout batches"
 _ENDINGS = (".svg", ".png", ".pdf")
 _DASHED: Spec = {"type": "rule", "strokeDash": [4, 3], "color": COLORS[7]}
