@@ -1,4 +1,4 @@
-"""What `configs/study/collapse.toml` needs: long answers that can be checked, and an engine of lower precision.
+"""What `benchmarks/collapse.toml` needs: long answers that can be checked, and an engine of lower precision.
 
 `LongSums` asks for a sum modulo 10 of many digits with every running total written down, so that one slip in a hundred
 tokens spoils the answer. Its expert slips on purpose, which leaves learning something to mend, and has no ceiling.
