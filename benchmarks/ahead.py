@@ -165,14 +165,13 @@ def main() -> None:
     more = ["--tracking.trackers", "[]", "--checkpoint.every", "0", *overrides]
     more += ["--train.steps", str(options.steps)] if options.steps else []
     for config in options.configs:
-        if options.what == "slow":
-            more += slow_rooms(config, overrides)
+        words = [*more, *(slow_rooms(config, overrides) if options.what == "slow" else [])]
         arms = {number: arm for number, arm in enumerate(ARMS) if number in options.arms}
         found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms.values()}
         for seed in range(options.seeds):
             for number, arm in arms.items():
                 folder = options.out / Path(config).stem / f"{number}-{seed}"
-                found[arm].append(measure(config, arm, seed, folder, more))
+                found[arm].append(measure(config, arm, seed, folder, words))
         print(f"{config}, {options.seeds} seeds\n\n{table(found)}\n", flush=True)
 
 

@@ -237,8 +237,9 @@ def _measured(
             work = OtherUpdate(module, OTHERS[name], batch, budget).step
         started = time.perf_counter()
         work()
+        wait(device)
         first = time.perf_counter() - started
-        taken = seconds_of(work, device, repeat=repeat)
+        taken = seconds_of(work, device, repeat=repeat, warmup=0)
     except torch.OutOfMemoryError:
         return {"out_of_memory": True}
     except Exception as error:  # what one way cannot do must not cost the others their numbers

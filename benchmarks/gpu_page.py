@@ -106,10 +106,6 @@ def _update_cells(entry: dict[str, Any]) -> list[str]:
     return [next(iter(entry)), *[""] * (len(_COLUMNS) - 1)]
 
 
-def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
-
-
 def _html(headings: list[str], rows: list[list[str]]) -> str:
     head = "".join(f"<th>{escape(h)}</th>" for h in headings)
     body = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in rows)

@@ -55,12 +55,19 @@ class Job:
         """Started and not over."""
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def failure(self) -> str:
+        """The end of what it printed, where it failed by itself."""
+        if self.was_stopped or self.process is None or not self.process.poll():
+            return ""
+        return self.folder.with_suffix(".log").read_text(errors="replace")[-2000:]
+
     def summary(self) -> dict[str, Any]:
         """Exit code and curves; the end of what it printed where it failed."""
         code = None if self.process is None else self.process.poll()
         found: dict[str, Any] = {"exit_code": code, "command": " ".join(self.words)}
-        if code and not self.was_stopped:
-            found["log"] = self.folder.with_suffix(".log").read_text(errors="replace")[-2000:]
+        if self.failure:
+            found["log"] = self.failure
         if not (self.folder / "metrics.jsonl").exists():
             return found
         records = read_metrics(self.folder)
@@ -157,8 +164,7 @@ def smollm2(
 
 def _failures(jobs: Sequence[Job]) -> dict[str, Any]:
     """What runs that failed printed last; empty where none did."""
-    logs = {job.name: job.summary().get("log") for job in jobs}
-    told = "\n".join(f"{name}: {log}" for name, log in logs.items() if log)
+    told = "\n".join(f"{job.name}: {job.failure}" for job in jobs if job.failure)
     return {"error": told} if told else {}
 
 
