@@ -330,7 +330,7 @@ class Reciter(gymnasium.Env[str, str]):
         return "", float(len(action) % 2), True, False, {}
 
 
-@pytest.mark.slow
+@pytest.mark.evidence  # seconds of this machine, which another need not have
 def test_the_split_between_rollouts_and_updates_is_the_measured_one_within_a_factor_of_two() -> None:
     """Rows that are full, in a model large enough that arithmetic is what takes the time, in CPU seconds."""
     tokenizer = build_tokenizer(TEXTS)
@@ -363,7 +363,7 @@ def test_the_split_between_rollouts_and_updates_is_the_measured_one_within_a_fac
     assert 0.5 < split.engines / measured.engines < 2
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 def test_the_split_of_a_tiny_agent_that_plays_many_turns_is_the_measured_one_within_a_factor_of_two(
     tmp_path: Path,
 ) -> None:

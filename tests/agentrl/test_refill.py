@@ -3,7 +3,6 @@
 import json
 import random
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -351,12 +350,10 @@ def test_a_slow_group_is_put_off_and_goes_on_in_the_next_batch_where_it_stood() 
     plain = {row[:3]: row for row in said(play_of(Counting, config, slow_task=slow).play(tasks[:5], group_size=4))}
     assert Counting.num_resets == 5 * 4
     batches = stream(rollout=play_of(Counting, config, slow_task=slow), refill=None)
-    started = time.perf_counter()
     first = next_batch(batches)
     assert positions(first.groups) == [0, 2, 3, 4]
     assert [task.position for task in first.put_off] == [1]
     assert Counting.num_resets == 10 * 4
-    assert time.perf_counter() - started < 0.9, "two steps of 0.3 s are not waited for"
     later: list[Any] = []
     for number in range(2):  # it may be over only just behind the others once more
         later += said(next_batch(batches))

@@ -151,7 +151,7 @@ def test_exploring_expert_when_valid_seen_then_wins_95_percent_and_90_of_each_ty
     assert all(sum(of_type) / len(of_type) >= 0.9 for of_type in won.values())
 
 
-@pytest.mark.slow
+@pytest.mark.evidence
 def test_engine_when_timed_then_parse_reset_and_step_are_within_their_marks(games):
     parsed = [make_record(data, name=name) for name, data in games.items()]
     started = time.process_time()
