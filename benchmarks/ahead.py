@@ -216,6 +216,7 @@ def main() -> None:
         "configs", nargs="*", default=["configs/quickstart.toml"], help="experiments, or of lag a study's results"
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each arm (default 1)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first of them (default 0)")
     parser.add_argument(
         "--arms", type=int, nargs="+", choices=range(len(ARMS)), default=range(len(ARMS)), metavar="NUMBER",
         help=f"which of them: {', '.join(f'{number} {arm}' for number, arm in enumerate(ARMS))} (default all)",
@@ -233,7 +234,7 @@ def main() -> None:
     for config in options.configs:
         with arranged(options.what, config, overrides, options.out) as words:
             found: dict[str, list[dict[str, float]]] = {arm: [] for arm in np.array(list(ARMS))[options.arms]}
-            for seed in range(options.seeds):
+            for seed in range(options.first_seed, options.first_seed + options.seeds):
                 for arm, runs in found.items():
                     folder = options.out / Path(config).stem / f"{list(ARMS).index(arm)}-{seed}"
                     runs.append(measure(config, arm, seed, folder, [*more, *words]))
