@@ -53,6 +53,9 @@ class _Server:
     moved: float = 0.0
     """Moment at which that had changed."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_MAX_OPEN))
+    free: list[Any] = field(default_factory=list)
+    """Clients that no turn uses now, of one connection each: at every request httpx looks at all connections of its
+    client, which costs more than all else once there are hundreds (`benchmarks/fleet_client.py`)."""
 
 
 class VllmServersEngine:
@@ -172,15 +175,24 @@ class VllmServersEngine:
     # Everything below runs in the engine's loop.
 
     async def _connect(self) -> None:
-        limits = self._httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_ALIVE_S
-        )
-        self._client = self._httpx.AsyncClient(timeout=self.patience_s, limits=limits, trust_env=False)
+        self._certificates = self._httpx.create_ssl_context(trust_env=False)
+        self._clients: list[Any] = []
+        self._client = self._new_client()
         self._changed = asyncio.Condition()
         for server in self._servers:
             await self._wait_until_healthy(server)
             await self._check_routes(server)
         self.cache = total_cache([cache_of_metrics(await self._metrics(server)) for server in self._servers])
+
+    def _new_client(self) -> Any:
+        limits = self._httpx.Limits(
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=_KEEP_ALIVE_S
+        )
+        client = self._httpx.AsyncClient(
+            timeout=self.patience_s, limits=limits, trust_env=False, verify=self._certificates
+        )
+        self._clients.append(client)
+        return client
 
     async def _check_routes(self, server: _Server) -> None:
         """Whether a server has what an ordinary one hides: token ids over HTTP, and weight updates."""
@@ -200,7 +212,8 @@ class VllmServersEngine:
             if server.paused:  # it refused the weights, or the run was interrupted: the next to ask must not wait
                 with suppress(self._httpx.HTTPError):
                     await self._client.post(f"{server.url}/resume", timeout=_HEALTH_TIMEOUT_S)
-        await self._client.aclose()
+        for client in self._clients:
+            await client.aclose()
 
     async def _ask(self, ids: list[int], parameters: dict[str, Any], *, affinity: str) -> dict[str, Any]:
         while True:
@@ -237,11 +250,14 @@ class VllmServersEngine:
     async def _post_turn(self, server: _Server, body: dict[str, Any]) -> Any:
         """The response to a turn, asked for once more where its connection broke: the same key gives the same turn."""
         timeout = self._httpx.Timeout(self.patience_s, read=None)
-        post = partial(self._client.post, server.url + _GENERATE, json=body, timeout=timeout)
+        client = server.free.pop() if server.free else self._new_client()
+        post = partial(client.post, server.url + _GENERATE, json=body, timeout=timeout)
         try:
             return await post()
         except (self._httpx.ReadError, self._httpx.WriteError, self._httpx.RemoteProtocolError):
             return await post()
+        finally:
+            server.free.append(client)
 
     async def _is_queueing(self, server: _Server) -> bool:
         """Whether a server still generates and has rows for which there is no room yet."""
