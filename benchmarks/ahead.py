@@ -73,7 +73,6 @@ def measure(config: str, arm: str, seed: int, folder: Path, more: list[str]) -> 
     ahead, threads, spare = ARMS[arm]
     note = folder / "measured.json"
     if not note.exists():
-        warm_start(config, ["--train.seed", str(seed), *more])
         command = [sys.executable, "-c", _RUN, str(threads), config, "--run-dir", str(folder)]
         command += ["--rollout.ahead", str(ahead), "--rollout.spare_groups", str(spare)]
         command += ["--train.seed", str(seed), *more]
@@ -249,8 +248,11 @@ def arranged(what: str, config: str, overrides: list[str], folder: Path) -> Iter
     if what == "served":
         with served(config, overrides, folder) as words:
             yield words
+    elif what == "slow":
+        yield slow_rooms(config, overrides)
     else:
-        yield slow_rooms(config, overrides) if what == "slow" else []
+        warm_start(config, overrides)
+        yield []
 
 
 def keep(path: Path, name: str, words: list[str], found: dict[str, list[dict[str, float]]]) -> None:

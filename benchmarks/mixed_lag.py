@@ -43,15 +43,17 @@ class FreshEngine(LocalEngine):
             shares_weights=False,
         )  # fmt: skip
         self._before: dict[str, torch.Tensor] = {}
+        self._count = 0
 
-    def lags(self, version: int) -> bool:
-        """Whether batches of these weights are played with those before."""
+    def lags(self, count: int) -> bool:
+        """Whether the batch behind this many syncs is played with the weights before."""
         return False
 
     def load_weights(self, named_tensors: Iterable[tuple[str, torch.Tensor]], *, version: int) -> None:
         """Take the new weights, or those that came before them."""
         new = {name: tensor.clone() for name, tensor in named_tensors}
-        chosen = self._before if self._before and self.lags(version) else new
+        self._count += 1
+        chosen = self._before if self._before and self.lags(self._count) else new
         super().load_weights(chosen.items(), version=version)
         self._before = new
 
@@ -59,7 +61,7 @@ class FreshEngine(LocalEngine):
 class LaggedEngine(FreshEngine):
     """Every batch is a batch late."""
 
-    def lags(self, version: int) -> bool:
+    def lags(self, count: int) -> bool:
         """Always."""
         return True
 
@@ -67,9 +69,9 @@ class LaggedEngine(FreshEngine):
 class MixedEngine(FreshEngine):
     """Every other batch is a batch late."""
 
-    def lags(self, version: int) -> bool:
+    def lags(self, count: int) -> bool:
         """By turns."""
-        return version % 2 == 0
+        return count % 2 == 0
 
 
 ENGINES = {"fresh": "FreshEngine", "lagged": "LaggedEngine", "by turns": "MixedEngine"}
@@ -104,7 +106,7 @@ def play(study: Path, kind: str, seed: int, lr: float, folder: Path) -> list[Upd
 def judge(batches: list[list[dict[str, Any]]]) -> list[Update]:
     """What DGG says of logged updates, a list a batch."""
     gate, previous, found = DggConfig(tau=TAU).make(seed=0), None, []
-    for batch in batches:
+    for batch in filter(None, batches):  # of equal groups alone nothing is learned
         lagged = batch[0]["engine_kl"] > 1e-9  # at k = 1 it is rounding unless the weights that played were others
         for update in batch:
             k, energy = update["k"], update["head_energy"]
