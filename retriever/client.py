@@ -153,7 +153,11 @@ class _TryAgainError(RetrieverError):
 
 
 class _Address:
-    """One server and its keep-alive connections."""
+    """One server and its keep-alive connections, each with a client of its own.
+
+    At every request httpx looks at all connections of its client, which costs more than all else once there are
+    hundreds.
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
@@ -161,16 +165,16 @@ class _Address:
             raise RequestError(f"a retriever's address looks like http://127.0.0.1:8000, got {url!r}")
         self.url = url
         self._base = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/').removesuffix('/retrieve')}"
-        self._http = self._connect()
+        self._process = os.getpid()
+        self._certificates = ssl.create_default_context()  # the system's
+        self._free = [self._connect()]
 
     def _connect(self) -> Any:
         import httpx  # here: a retriever in this process does not need it
 
-        self._process = os.getpid()
         made = httpx.Client(
             headers={"Content-Type": "application/json"},
-            verify=ssl.create_default_context(),  # the system's certificates
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+            verify=self._certificates,
             trust_env=False,  # no proxy stands between a run and its retriever
         )
         weakref.finalize(self, made.close)
@@ -181,13 +185,19 @@ class _Address:
         import httpx
 
         if os.getpid() != self._process:  # sockets of a parent process are not ours
-            self._http = self._connect()
+            self._process, self._free = os.getpid(), []
+        try:
+            http = self._free.pop()
+        except IndexError:
+            http = self._connect()
         deadline = time.monotonic() + timeout_s
         try:
-            with self._http.stream(method, self._base + path, content=body, timeout=timeout_s) as answer:
+            with http.stream(method, self._base + path, content=body, timeout=timeout_s) as answer:
                 content = b"".join(_until(deadline, answer.iter_bytes()))
         except (httpx.HTTPError, TimeoutError) as error:
             raise _TryAgainError(f"{type(error).__name__}: {error}") from error
+        finally:
+            self._free.append(http)
         if answer.status_code == 200:
             return content
         raise _refusal(answer.status_code, content, answer.headers.get("Retry-After"), self.url + path)

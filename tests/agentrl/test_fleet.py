@@ -179,6 +179,7 @@ def test_a_burst_of_turns_waits_here_for_room_on_the_server(
     engine.load_weights(weights(MODULE), version=0)
     assert asyncio.run(many_turns(engine, 20)) == 20
     assert turn_server[1].most == 3
+    assert len(engine._clients) == 1 + 3, "turns take over each other's connections"
     engine.close()
 
 

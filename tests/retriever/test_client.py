@@ -3,6 +3,8 @@ import socket
 import threading
 import time as clock
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import chain, repeat
 
 import pytest
@@ -204,3 +206,34 @@ def test_search_at_a_server_that_drips_its_answer_gives_up_in_time():
         with pytest.raises(RetrieverUnavailable, match="TimeoutError"):
             client.search(["a"])
         assert clock.monotonic() - begin < 3
+
+
+def test_searches_at_once_have_a_connection_each_and_hand_it_on():
+    everybody, connections = threading.Barrier(4, timeout=60), set()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # connections are kept
+
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            connections.add(self.client_address)
+            everybody.wait()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(GOOD)))
+            self.end_headers()
+            self.wfile.write(GOOD)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    client = Client(f"http://127.0.0.1:{server.server_port}")
+    for _ in range(3):
+        with ThreadPoolExecutor(4) as threads:
+            assert len(list(threads.map(lambda _: client.search(["a"], topk=1), range(4)))) == 4
+    assert len(connections) == 4
+    server.shutdown()
+    server.server_close()
+    thread.join()
