@@ -1,6 +1,6 @@
 """What a turn costs the process that asks vLLM servers for it: a connection for each client, or one client for all.
 
-    OMP_NUM_THREADS=1 python benchmarks/fleet_client.py
+    OMP_NUM_THREADS=1 python benchmarks/fleet_client.py    # about five minutes
 
 A server in a process of its own answers every turn after a tenth of a second with one token; 500 prompt tokens a turn,
 as many turns at once as there are episodes. CPU-seconds are those of the asking process alone, both ways by turns, the
