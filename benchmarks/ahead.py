@@ -239,7 +239,7 @@ def main() -> None:
                     runs.append(measure(config, arm, seed, folder, [*more, *words]))
         print(f"{config}, {options.seeds} seeds\n\n{table(found)}\n", flush=True)
         if options.results:
-            keep(options.results, f"{options.what} {Path(config).stem}", [*more, *words], found)
+            keep(options.results, f"{options.what} {Path(config).stem}", more, found)
 
 
 @contextmanager
