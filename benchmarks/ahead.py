@@ -175,8 +175,7 @@ def table(found: dict[str, list[dict[str, float]]]) -> str:
     for arm, runs in found.items():
         mean = {key: statistics.mean(run[key] for run in runs) for key in runs[0]}
         gap = paired_difference([run["success"] for run in runs], [run["success"] for run in base])
-        logs = ([-math.log(run["batches"]) for run in those] for those in (runs, base))
-        faster = paired_difference(*logs)
+        faster = paired_difference(*([-math.log(run["batches"]) for run in those] for those in (runs, base)))
         ratio = f"{math.exp(faster.mean):.2f}x [{math.exp(faster.low):.2f}, {math.exp(faster.high):.2f}]"
         lines.append(
             f"| {arm} | {mean['wall']:.0f} | {mean['cpu']:.0f} | {mean['batches']:.1f} | {ratio} | "
@@ -232,7 +231,7 @@ def main() -> None:
     more += ["--train.steps", str(options.steps)] if options.steps else []
     for config in options.configs:
         with arranged(options.what, config, overrides, options.out) as words:
-            found: dict[str, list[dict[str, float]]] = {arm: [] for arm in np.array(list(ARMS))[options.arms]}
+            found: dict[str, list[dict[str, float]]] = {list(ARMS)[number]: [] for number in options.arms}
             for seed in range(options.first_seed, options.first_seed + options.seeds):
                 for arm, runs in found.items():
                     folder = options.out / Path(config).stem / f"{list(ARMS).index(arm)}-{seed}"

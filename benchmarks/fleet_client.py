@@ -13,6 +13,7 @@ import multiprocessing
 import socket
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,8 @@ class OneClientEngine(VllmServersEngine):
         return self._clients[0] if self._clients else super()._new_client()
 
 
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """What a vLLM server says, without a model."""
+async def answer(weights: dict[str, str], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """What a vLLM server says, without a model; `weights` keeps the name of those it was given."""
     try:
         while head := (await reader.readuntil(b"\r\n\r\n")).decode():
             route = head.split(" ")[1]
@@ -43,12 +44,12 @@ async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             body = json.loads(await reader.readexactly(length) or b"null")
             told: Any = {}
             if route == "/update_weight_version":
-                answer.label = body["new_version"]  # type: ignore[attr-defined]
+                weights["version"] = body["new_version"]
             elif "generate" in route and body:
                 await asyncio.sleep(0.1)
                 told = {"choices": [{
                     "token_ids": [7], "logprobs": {"content": [{"logprob": -0.5}]}, "finish_reason": "stop",
-                    "weight_versions": [{"version": answer.label}],  # type: ignore[attr-defined]
+                    "weight_versions": [weights],
                 }]}  # fmt: skip
             text = json.dumps(told)
             writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
@@ -60,7 +61,7 @@ def serve(listening: socket.socket) -> None:
     """Until it is killed."""
 
     async def forever() -> None:
-        await (await asyncio.start_server(answer, sock=listening, backlog=2048)).serve_forever()
+        await (await asyncio.start_server(partial(answer, {}), sock=listening, backlog=2048)).serve_forever()
 
     asyncio.run(forever())
 

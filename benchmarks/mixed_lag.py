@@ -83,7 +83,6 @@ class Update:
 
     k: int
     lagged: bool
-    energy: float
     increment: float
     closes: bool
     """Whether DGG would discard it, had it seen the run so far."""
@@ -112,7 +111,7 @@ def judge(batches: list[list[dict[str, Any]]]) -> list[Update]:
             k, energy = update["k"], update["head_energy"]
             verdict = gate.judge(StepSignal(reuse_index=k, head_energy=energy))
             if previous is not None:
-                found.append(Update(k, lagged, energy, energy - previous, not verdict.apply))
+                found.append(Update(k, lagged, energy - previous, not verdict.apply))
             previous = energy
             if verdict.stop:
                 break
@@ -121,26 +120,24 @@ def judge(batches: list[list[dict[str, Any]]]) -> list[Update]:
 
 def table(runs: dict[str, list[list[Update]]]) -> str:
     """One line for the batches of a kind; rates with 95 % intervals over seeds, differences paired by seed."""
+    alone = {"fresh": of_kind("fresh", runs["fresh"]), "lagged": of_kind("lagged", runs["lagged"])}
+    mixed = {kind: of_kind(kind, runs["by turns"]) for kind in alone}
     rows = {
-        "fresh": [(alone, None) for alone in runs["fresh"]], "lagged": [(alone, None) for alone in runs["lagged"]],
-        "fresh, by turns with lagged": list(zip(*(runs[kind] for kind in ("by turns", "fresh")), strict=True)),
-        "lagged, by turns with fresh": list(zip(*(runs[kind] for kind in ("by turns", "lagged")), strict=True)),
+        "fresh": alone["fresh"], "lagged": alone["lagged"],
+        "fresh, by turns with lagged": mixed["fresh"], "lagged, by turns with fresh": mixed["lagged"],
     }  # fmt: skip
     lines = [
         f"| batches | tests | increment at k = 1 | at k > 1, mean ± sd | energy rises | DGG, tau {TAU}, closes | "
         "minus alone [95 %] |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name, pairs in rows.items():
-        lagged = name.startswith("lagged")
-        mine = [[update for update in run if update.lagged == lagged] for run, _ in pairs]
+    for name, mine in rows.items():
         tests = [update for run in mine for update in run if update.k > 1]
         first = [update.increment for run in mine for update in run if update.k == 1]
         later = [update.increment for update in tests]
         gap = ""
-        if all(alone is not None for _, alone in pairs):
-            alone = [[update for update in other if update.lagged == lagged] for _, other in pairs]
-            found = paired_difference([100 * closing(run) for run in mine], [100 * closing(run) for run in alone])
+        if name not in alone:
+            found = paired_difference(*([100 * closing(run) for run in of] for of in (mine, alone[name.split(",")[0]])))
             gap = f"{found.mean:+.1f} points [{found.low:+.1f}, {found.high:+.1f}]"
         lines.append(
             f"| {name} | {len(tests)} | {np.mean(first):+.2e} ± {np.std(first):.1e} | {np.mean(later):+.2e} ± "
@@ -148,6 +145,11 @@ def table(runs: dict[str, list[list[Update]]]) -> str:
             f"{np.mean([closing(run) for run in mine]):.1%} | {gap} |"
         )
     return "\n".join(lines)
+
+
+def of_kind(kind: str, runs: list[list[Update]]) -> list[list[Update]]:
+    """The updates of fresh or of lagged batches; a lagged run's first batch is fresh."""
+    return [[update for update in run if update.lagged == (kind == "lagged")] for run in runs]
 
 
 def closing(updates: list[Update]) -> float:
