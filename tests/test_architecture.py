@@ -42,7 +42,8 @@ ALLOWED: dict[str, set[str]] = {
     | {"agentrl.environment", "agentrl.learner", "agentrl.model", "agentrl.rollout", "agentrl.runs"},
     "agentrl.dry_run": CORE | {"agentrl.environment.spec", "agentrl.model", "agentrl.rollout.engines"},
     "agentrl.report": CORE | {"agentrl.analysis", "agentrl.runs", "agentrl.command"},
-    "agentrl.study": CORE | {"agentrl.analysis", "agentrl.runs", "agentrl.report.plots", "agentrl.command"},
+    "agentrl.study": CORE
+    | {"agentrl.analysis", "agentrl.runs", "agentrl.report.plots", "agentrl.command", "agentrl.learner.gates"},
     "agentrl.build": {"agentrl"},
     # commands
     "agentrl.command": CORE,

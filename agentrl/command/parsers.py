@@ -198,6 +198,14 @@ def study_parser() -> Parser:
         "there; with --figures its map, all studies in one",
     )
     parser.add_argument(
+        "--alarms",
+        nargs="+",
+        metavar="ARM",
+        help="instead: how well every monitor of these arms' runs announces that held-out success falls soon",
+    )
+    parser.add_argument("--drop", type=float, default=5.0, help="of --alarms: a fall in points (default: 5)")
+    parser.add_argument("--within", type=float, default=10.0, help="of --alarms: rollout batches (default: 10)")
+    parser.add_argument(
         "--page",
         type=user_path,
         metavar="PAGE.md",

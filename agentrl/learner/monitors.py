@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from agentrl.model.processes import Processes
+
+TAIL = 0.01
+"""Probability below which a token counts as one of the tail."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,12 @@ class RatioStatistics:
     """Sum of the rows' squared weights."""
     masked: float = 0.0
     """Tokens that the loss left out."""
+    tail: float = 0.0
+    """Tokens that had a probability below `TAIL` at the first pass."""
+    weight: float = 0.0
+    """Sum of ratio x |advantage|, by which a token's score enters the policy gradient (paper, equation 2)."""
+    tail_weight: float = 0.0
+    """That of the tail."""
     largest_ratio: float = 0.0
     """Combined by a maximum."""
 
@@ -76,6 +86,7 @@ class RatioStatistics:
         tokens.index_add_(0, row_index, torch.ones_like(log_ratio))
         total.index_add_(0, row_index, log_ratio)
         weights = total[tokens > 0].clamp(-300, 300).exp()
+        in_tail, pull = old < math.log(TAIL), ratio * advantages.abs()
         sums = [
             ratio.sum(),
             ratio.square().sum(),
@@ -87,6 +98,9 @@ class RatioStatistics:
             weights.sum(),
             weights.square().sum(),
             ratio.new_zeros(()) if kept is None else (~kept).double().sum(),
+            in_tail.double().sum(),
+            pull.sum(),
+            pull[in_tail].sum(),
             ratio.max(),
         ]
         values = [float(len(ratio)), *torch.stack(sums).tolist()]
@@ -117,7 +131,8 @@ class RatioStatistics:
 
         kl: k3 estimate of KL(old || current); chi_square: mean(ratio^2) - 1 (paper, Theorem 2);
         ess: (sum r)^2 / (n sum r^2); m2: mean squared log-ratio; surprise: mean -logprob of the sampled tokens, an
-        estimate of the entropy.
+        estimate of the entropy; tail_share: tokens of the tail among all; tail_weight: their share of the sum of
+        ratio x |advantage|, before any clipping, 0 where that sum is.
         """
         count = self.tokens
         return {
@@ -129,6 +144,8 @@ class RatioStatistics:
             "surprise": self.surprise / count,
             "max_ratio": self.largest_ratio,
             "sequence_ess": self.sequence_ess,
+            "tail_share": self.tail / count,
+            "tail_weight": self.tail_weight / self.weight if self.weight else 0.0,
         }
 
     def lag_metrics(self) -> dict[str, float]:

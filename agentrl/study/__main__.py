@@ -16,6 +16,7 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import study_parser
 from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
+from agentrl.study.alarms import alarms_table
 from agentrl.study.claims import claims_table
 from agentrl.study.page_tables import render_page
 from agentrl.study.pictures import draw_safe_regions, draw_study
@@ -105,7 +106,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.results:
         study.config.results = options.results
     require_known("stage", filter(None, [*(options.stage or []), options.claims]), study.config.stages)
-    require_known("arm", filter(None, [options.reference, *(options.summary or [])]), study.config.arms)
+    arms = [options.reference, *(options.summary or []), *(options.alarms or [])]
+    require_known("arm", filter(None, arms), study.config.arms)
     stages = options.stage or list(study.config.stages)
     if options.plan:
         return print_plan(study, stages)
@@ -154,6 +156,10 @@ def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
     studies = read_studies(options, folder)
     if options.claims:
         return claims_table(list(studies.values()), options.claims)
+    if options.alarms:
+        return alarms_table(
+            list(studies.values()), options.alarms, stages=options.stage, drop=options.drop / 100, within=options.within
+        )
     if options.summary:
         return summary_table(list(studies.values()), options.summary, stages=options.stage)
     return "\n\n".join(study_tables(results, source=path, stages=options.stage) for path, results in studies.items())

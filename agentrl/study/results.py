@@ -1,7 +1,7 @@
 """What a study measured: run folders -> one JSON file -> tables.
 
-The JSON holds, per run, its settings, its curve (one row an evaluation) and its costs; everything in tables and figures
-is computed from it, so that nothing in the README is typed.
+The JSON holds, per run, its settings, its curve (one row an evaluation), its monitors (one value an evaluation) and its
+costs; everything in tables and figures is computed from it, so that nothing in the README is typed.
 """
 
 import hashlib
@@ -19,6 +19,7 @@ from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_
 from agentrl.runs.folder import read_metrics, read_versions
 from agentrl.runs.outputs import whole_file
 from agentrl.study.plan import Cell, Study
+from agentrl.study.run_monitors import monitors
 from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 
 COLUMNS = (
@@ -46,6 +47,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "stage": stage,
         "overrides": dict(cell.overrides),
         "curve": list(_curve(records)),
+        "monitors": monitors(records),
         "training_success": [round(batch["rollout/success"], 4) for batch in batches],
         "reuse_steps": len(tests),
         "discarded_reuse_steps": sum(not update["applied"] for update in tests),

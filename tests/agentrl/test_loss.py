@@ -185,10 +185,21 @@ def test_ratio_statistics_and_metrics_of_two_tokens_by_hand() -> None:
         {
             "tokens": 2, "ratio": 3, "ratio_squared": 5, "kl": 1 - d, "clipped": 1, "log_ratio_squared": d * d,
             "surprise": 3 * d, "rows": 2, "row_weight": 3, "row_weight_squared": 5, "masked": 1, "largest_ratio": 2,
+            "tail": 0, "weight": 3, "tail_weight": 0,
         }
     )  # fmt: skip
     expected = {"kl": (1 - d) / 2, "chi_square": 1.5, "ess": 0.9, "clip_fraction": 0.5, "m2": d * d / 2}
-    assert sums.metrics() == pytest.approx({**expected, "surprise": 1.5 * d, "max_ratio": 2.0, "sequence_ess": 0.9})
+    expected |= {"surprise": 1.5 * d, "max_ratio": 2.0, "sequence_ess": 0.9, "tail_share": 0.0, "tail_weight": 0.0}
+    assert sums.metrics() == pytest.approx(expected)
+
+
+def test_tail_tokens_are_those_that_were_improbable_at_the_first_pass_whatever_they_are_now() -> None:
+    new, old = logs(0.036, 0.9, 0.009, 0.005).detach(), logs(0.009, 0.9, 0.018, 0.005).detach()  # ratios 4 1 .5 1
+    sums = statistics(new, old, T([-1.0, 2.0, 1.0, 0.0]).double())
+    metrics = sums.metrics()
+    assert metrics["tail_share"] == 0.5  # the first and the last
+    assert metrics["tail_weight"] == pytest.approx(4 / (4 + 2 + 0.5))
+    assert statistics(new, old, torch.zeros(4).double()).metrics()["tail_weight"] == 0.0
 
 
 def test_ess_of_ratios_that_all_vanish_is_one() -> None:

@@ -80,9 +80,9 @@ def make_run(arm: str, seed: int, success: list[float], *, stage: str = "main", 
     reuse = 1 if arm == "single" else 4
     curve = [[i, y, 10 * i, 0, 0, reuse * i, 0, 1.0 * i, 1.0 * i] for i, y in enumerate(success)]
     return {
-        "arm": arm, "axes": {"learner.lr": lr}, "seed": seed, "stage": stage, "curve": curve,
-        "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2, "rising_reuse_steps": 3,
-        "closed_batches": 2, "machine": "an abacus",
+        "key": f"{arm}-{lr:g}-s{seed}", "arm": arm, "axes": {"learner.lr": lr}, "seed": seed, "stage": stage,
+        "curve": curve, "run_cost": {"cpu_s": 5.0}, "reuse_steps": 10, "discarded_reuse_steps": 2,
+        "rising_reuse_steps": 3, "closed_batches": 2, "machine": "an abacus",
     }  # fmt: skip
 
 

@@ -1,0 +1,83 @@
+"""What the monitors of a run said between its evaluations."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from statistics import fmean
+from typing import Any
+
+from agentrl.learner.gates.dgg import DggConfig
+from agentrl.learner.gates.verdict import StepSignal
+
+OF_UPDATES = {
+    "head_energy": "lm_head energy",
+    "grad_norm": "gradient norm",
+    "kl": "KL to the first pass",
+    "clip_fraction": "share of clipped tokens",
+    "chi_square": "chi-square",
+    "ess": "effective sample size, tokens",
+    "sequence_ess": "effective sample size, rows",
+    "m2": "mean squared log-ratio",
+    "max_ratio": "largest ratio",
+    "tail_share": "share of tail tokens",
+    "tail_weight": "weight of tail tokens",
+    "entropy": "entropy",
+    "rises": "rises of the energy in reuse",
+}
+"""Key of a gradient -> name."""
+OF_BATCHES = {
+    "rollout/success": "success of rollouts",
+    "rollout/tokens": "tokens an episode",
+    "rollout/invalid_actions": "invalid actions",
+    "health/truncated": "episodes cut off",
+    "health/equal_groups": "groups without a difference",
+    "health/repeated_answers": "repeated answers",
+    "weight_change/lm_head": "weight change, lm_head",
+    "weight_change/attention": "weight change, attention",
+    "weight_change/mlp": "weight change, MLP",
+    "weight_change/embedding": "weight change, embedding",
+}
+"""Key of a batch -> name."""
+HIGHEST = {"z_score": "Z-score of the energy, highest"}
+"""Key of a gradient whose highest value counts, not the mean."""
+Values = Mapping[str, float]
+
+
+def monitors(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
+    """The mean of each monitor since the evaluation before, four digits: key -> [E], None where there is none.
+
+    `z_score` and `rises` (1 or 0) are of reuse steps, and of the energies that were logged: what DGG with the paper's
+    window would have seen, had it discarded nothing.
+
+    Args:
+        records: of a run's metrics, in order.
+    """
+    rows: list[dict[str, float]] = []
+    batches: list[Values] = []
+    updates: list[Values] = []
+    gate = DggConfig(tau=float("inf")).make(seed=0)
+    for record in records:
+        if record["kind"] == "train":
+            batches.append(record)
+            for update in record["updates"]:
+                seen = gate.judge(StepSignal(update["k"], update["head_energy"])).statistics
+                updates.append(update | dict(_of_reuse(update["k"], seen)))
+        else:
+            row = dict(_means(batches, OF_BATCHES)) | dict(_means(updates, OF_UPDATES))
+            row |= {key: max(u[key] for u in updates if key in u) for key in HIGHEST if any(key in u for u in updates)}
+            rows.append(row)
+            batches, updates = [], []
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [float(f"{row[key]:.4g}") if key in row else None for row in rows] for key in keys}
+
+
+def _of_reuse(k: int, statistics: Values) -> Iterator[tuple[str, float]]:
+    if k > 1 and "increment" in statistics:
+        yield "rises", float(statistics["increment"] > 0)
+        if "z_score" in statistics:
+            yield "z_score", statistics["z_score"]
+
+
+def _means(records: list[Values], keys: Iterable[str]) -> Iterator[tuple[str, float]]:
+    for key in keys:
+        values = [record[key] for record in records if key in record]
+        if values:
+            yield key, fmean(values)
