@@ -198,6 +198,12 @@ def study_parser() -> Parser:
         "there; with --figures its map, all studies in one",
     )
     parser.add_argument(
+        "--by-k",
+        nargs="+",
+        metavar="ARM",
+        help="instead: energy rises, discarded gradients and KL of these arms at the second, third ... use of a batch",
+    )
+    parser.add_argument(
         "--alarms",
         nargs="+",
         metavar="ARM",

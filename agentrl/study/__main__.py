@@ -23,7 +23,7 @@ from agentrl.study.pictures import draw_safe_regions, draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_known
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
-from agentrl.study.tables import study_tables, summary_table
+from agentrl.study.tables import by_k_table, study_tables, summary_table
 
 console = Console(stderr=True, markup=False, emoji=False)
 
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.results:
         study.config.results = options.results
     require_known("stage", filter(None, [*(options.stage or []), options.claims]), study.config.stages)
-    arms = [options.reference, *(options.summary or []), *(options.alarms or [])]
+    arms = [options.reference, *(options.summary or []), *(options.alarms or []), *(options.by_k or [])]
     require_known("arm", filter(None, arms), study.config.arms)
     stages = options.stage or list(study.config.stages)
     if options.plan:
@@ -160,6 +160,8 @@ def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
         return alarms_table(
             list(studies.values()), options.alarms, stages=options.stage, drop=options.drop / 100, within=options.within
         )
+    if options.by_k:
+        return by_k_table(list(studies.values()), options.by_k, stages=options.stage)
     if options.summary:
         return summary_table(list(studies.values()), options.summary, stages=options.stage)
     return "\n\n".join(study_tables(results, source=path, stages=options.stage) for path, results in studies.items())

@@ -19,7 +19,7 @@ from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_
 from agentrl.runs.folder import read_metrics, read_versions
 from agentrl.runs.outputs import whole_file
 from agentrl.study.plan import Cell, Study
-from agentrl.study.run_monitors import monitors
+from agentrl.study.run_monitors import monitors, reuse_by_k
 from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 
 COLUMNS = (
@@ -55,6 +55,7 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
             later["k"] > 1 and later["head_energy"] > earlier["head_energy"]
             for earlier, later in itertools.pairwise(updates)
         ),
+        "by_k": reuse_by_k(updates),
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
         "initial": file_hash(folder / "initial" / "model.safetensors"),

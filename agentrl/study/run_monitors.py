@@ -1,7 +1,8 @@
-"""What the monitors of a run said between its evaluations."""
+"""What the monitors of a run said: between its evaluations, and at the second, third ... use of its batches."""
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from agentrl.learner.gates.dgg import DggConfig
@@ -67,6 +68,30 @@ def monitors(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float | Non
             batches, updates = [], []
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [float(f"{row[key]:.4g}") if key in row else None for row in rows] for key in keys}
+
+
+def reuse_by_k(updates: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Of the gradients at each k > 1: how many, at how many the energy rose, how many were discarded, the median KL.
+
+    Args:
+        updates: of a run, in order.
+    """
+    found: dict[str, dict[str, list[float]]] = {}
+    for earlier, later in itertools.pairwise(updates):
+        if later["k"] > 1:
+            columns = found.setdefault(str(later["k"]), {"rises": [], "discarded": [], "kl": []})
+            columns["rises"].append(later["head_energy"] > earlier["head_energy"])
+            columns["discarded"].append(not later["applied"])
+            columns["kl"].append(later["kl"])
+    return {
+        k: {
+            "gradients": len(columns["kl"]),
+            "rises": sum(columns["rises"]),
+            "discarded": sum(columns["discarded"]),
+            "kl": float(f"{median(columns['kl']):.4g}"),
+        }
+        for k, columns in found.items()
+    }
 
 
 def _of_reuse(k: int, statistics: Values) -> Iterator[tuple[str, float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.analysis.speedup import format_difference, format_speedup
+from agentrl.errors import UserError
 from agentrl.study.plan import require_known
 from agentrl.study.results import Results, Run, compare, describe_axes, mean_final
 
@@ -56,6 +57,43 @@ def summary_table(studies: Sequence[Results], arms: Sequence[str], *, stages: It
                 cells += _gains(*found.get(arm, (axes, [])), reference, axes, share)
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def by_k_table(studies: Sequence[Results], arms: Sequence[str], *, stages: Iterable[str] | None = None) -> str:
+    """What happens at the second, third ... use of a batch: k in columns, settings in rows, seeds together.
+
+    Raises:
+        UserError: an arm that no study has, or results that do not hold it.
+    """
+    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
+    rows: dict[str, dict[int, str]] = {}
+    for results in studies:
+        for stage in results.study["stages"] if stages is None else stages:
+            for (arm, axes), runs in results.settings(stage).items():
+                if arm in arms:
+                    name = f"{results.study['title']}, {stage}: {results.label(arm)} ({axes})"
+                    rows[name] = _by_k(runs)
+    columns = sorted({k for row in rows.values() for k in row})
+    if not columns:
+        raise UserError(
+            "these results do not say what happened at which k: they are older than that, or no batch was used twice."
+        )
+    lines = [f"| rises / discarded / KL | {' | '.join(f'k = {k}' for k in columns)} |"]
+    lines.append("|" + " --- |" + " ---: |" * len(columns))
+    lines += [f"| {name} | {' | '.join(row.get(k, '') for k in columns)} |" for name, row in rows.items()]
+    note = "Share of the gradients at which the head's energy rose, share discarded, median KL to the first pass."
+    return "\n".join([*lines, "", note])
+
+
+def _by_k(runs: Sequence[Run]) -> dict[int, str]:
+    found = {}
+    for k in {k for run in runs for k in run.get("by_k", {})}:
+        steps = [run["by_k"][k] for run in runs if k in run.get("by_k", {})]
+        count = sum(step["gradients"] for step in steps)
+        rises, discarded = (sum(step[key] for step in steps) / count for key in ("rises", "discarded"))
+        kl = float(np.median([step["kl"] for step in steps]))
+        found[int(k)] = f"{100 * rises:.0f} % / {100 * discarded:.0f} % / {kl:.2g}"
+    return found
 
 
 def _gains(axes: str, runs: list[Run], reference: list[Run], reference_axes: str, share: float) -> list[str]:

@@ -1,4 +1,4 @@
-"""What announces a fall of held-out success: moments, AUCs and monitors that can be checked by hand."""
+"""What announces a fall of held-out success, and what reuse does at which k: numbers that can be checked by hand."""
 
 import math
 from pathlib import Path
@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from agentrl.analysis.early_warning import auc, falls
 from agentrl.command.guard import main_guard
+from agentrl.errors import UserError
 from agentrl.study.__main__ import main
 from agentrl.study.alarms import alarms_table
 from agentrl.study.results import Results
-from agentrl.study.run_monitors import monitors
+from agentrl.study.run_monitors import monitors, reuse_by_k
+from agentrl.study.tables import by_k_table
 from tests.agentrl.test_study import make_run, results_of
 
 
@@ -121,3 +123,22 @@ def test_the_command_prints_it_and_refuses_unknown_arms(
     assert "2 falls in 9 moments of 3 runs" in capsys.readouterr().out
     assert main_guard(lambda: main([str(path), "--alarms", "nobody"])) == 2
     assert "no arm nobody" in capsys.readouterr().err
+
+
+def test_reuse_by_k_counts_rises_discards_and_the_median_kl() -> None:
+    steps = [(1, 4.0, 0.0, True), (2, 5.0, 0.1, True), (3, 4.5, 0.3, False), (1, 9.0, 0.0, True), (2, 3.0, 0.2, True)]
+    updates = [update(k, energy, kl=kl, applied=applied) for k, energy, kl, applied in steps]
+    assert reuse_by_k(updates) == {
+        "2": {"gradients": 2, "rises": 1, "discarded": 0, "kl": 0.15},
+        "3": {"gradients": 1, "rises": 0, "discarded": 1, "kl": 0.3},
+    }
+
+
+def test_the_table_by_k_adds_up_over_seeds(results: Results) -> None:
+    with pytest.raises(UserError, match="older than that, or no batch was used twice"):
+        by_k_table([results], ["naive"])
+    for run, rises in zip(results.runs, (1, 2, 0), strict=True):
+        run["by_k"] = {"2": {"gradients": 4, "rises": rises, "discarded": 1, "kl": 0.01 * rises}}
+    text = by_k_table([results], ["naive"], stages=["main"])
+    assert "| toy, main: naive (lr 0.001) | 38 % / 25 % / 0.015 |" in text  # 3 of 8, 2 of 8
+    assert "single use" not in text
