@@ -1,8 +1,9 @@
 """What announces that success falls soon? Moments of runs, what a monitor said there, and how well it tells. Pure.
 
 A moment is an evaluation. It is followed by a fall where one of the evaluations of the next batches lies a given number
-of points below it. AUC is the probability that a monitor is higher at a moment before a fall than at one before none,
-ties counted half: 0.5 says nothing, below 0.5 a low value announces.
+of points below it; where there is hardly anything to lose, it says nothing. AUC is the probability that a monitor is
+higher at a moment before a fall than at one before none, ties counted half: 0.5 says nothing, below 0.5 a low value
+announces.
 """
 
 from collections.abc import Sequence
@@ -29,10 +30,10 @@ class Auc:
 def falls(
     steps: Sequence[float], scores: Sequence[float], *, drop: float = DROP, within: float = WITHIN
 ) -> list[bool | None]:
-    """Whether each evaluation is followed by a fall; None where no later one lies within reach.
+    """Whether each evaluation is followed by a fall; None where no later one is near, or success below twice the fall.
 
-    >>> falls([0, 4, 8, 20], [0.5, 0.6, 0.54, 0.3])
-    [False, True, None, None]
+    >>> falls([0, 4, 8, 10, 20], [0.5, 0.6, 0.54, 0.09, 0.0])
+    [True, True, True, None, None]
 
     Args:
         steps: rollout batches at each evaluation, [E].
@@ -43,7 +44,8 @@ def falls(
     found: list[bool | None] = []
     for i, (step, score) in enumerate(zip(steps, scores, strict=True)):
         later = [scores[j] for j in range(i + 1, len(steps)) if steps[j] <= step + within]
-        found.append(min(later) <= score - drop + 1e-9 if later else None)
+        is_known = later and score >= 2 * drop
+        found.append(min(later) <= score - drop + 1e-9 if is_known else None)
     return found
 
 

@@ -37,6 +37,10 @@ def test_a_fall_of_exactly_the_limit_counts() -> None:
     assert falls([0, 1], [0.60, 0.56]) == [False, None]
 
 
+def test_nothing_falls_from_the_floor() -> None:
+    assert falls([0, 1, 2, 3], [0.10, 0.09, 0.0, 0.0]) == [True, None, None, None]
+
+
 def test_auc_by_hand_counts_pairs_won_and_ties_by_half() -> None:
     # before falls 3 and 1, else 1 and 0: 3 wins twice, 1 ties and wins: 3.5 of 4
     assert auc([([True, True, False, False], [3, 1, 1, 0])], same_run=True).value == 3.5 / 4

@@ -24,6 +24,8 @@ from agentrl.study.tables import study_tables, summary_table
 from tests.toy import SMALL_CONFIG
 
 ROOT = Path(__file__).resolve().parents[2]
+OWN = ("collapse", "word_study")
+"""Studies of environments that stand in `benchmarks/`."""
 BASE = f"""{SMALL_CONFIG}[train]
 steps = 2
 groups_per_step = 2
@@ -211,7 +213,13 @@ def test_study_file_when_wrong_then_one_clear_line(tmp_path: Path, old: str, new
         load_study(write_study(tmp_path, STUDY.replace(old, new)))
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs" / "study").glob("*.toml")), ids=lambda path: path.stem)
+STUDIES = [
+    *sorted((ROOT / "configs" / "study").glob("*.toml")),
+    *(ROOT / "benchmarks" / f"{name}.toml" for name in OWN),
+]
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
 def test_shipped_studies_when_loaded_then_every_arm_is_a_valid_experiment(path: Path) -> None:
     if path.stem.endswith("_base"):
         pytest.skip("the experiment that a study shares")
