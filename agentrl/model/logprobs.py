@@ -1,12 +1,13 @@
 """Log-probs of single rows, as the learner would compute them: the other side of every weight sync's check."""
 
+from functools import partial
 from typing import Any
 
 import torch
 
 from agentrl.errors import UserError
 from agentrl.model.anatomy import head, head_bias, head_form, hidden_states, one_line
-from agentrl.model.fidelity import agree, probe_length, random_rows
+from agentrl.model.fidelity import agree, probe_length, random_rows, shaking
 from agentrl.model.head import token_logprobs
 from agentrl.model.processes import whole
 from agentrl.model.weights import compute_dtype, computing, effective_weight
@@ -32,14 +33,25 @@ def check_fidelity(module: Any, *, pad_id: int, max_context_tokens: int) -> None
                 own_states[: len(row) - 1].to(weight.dtype), weight, targets,
                 form=head_form(module), bias=head_bias(layer),
             )  # fmt: skip
-            logits = module(input_ids=torch.tensor([row], device=targets.device), use_cache=False).logits[0, :-1]
-            own = torch.cat([part.float().log_softmax(-1) for part in logits.split(256)])
-            own = own.gather(1, targets[:, None])[:, 0]
-            if not agree(ours.cpu(), own.cpu(), module.dtype):
+            own = _own_of_targets(module, row)
+            if not agree(ours.cpu(), own.cpu(), module.dtype, shaken=partial(_shaken_of_targets, module, row)):
                 raise UserError(
                     f"model.path: the learner's log-probs of {type(module).__name__} are off transformers' own by "
                     f"{float((ours - own).abs().max()):.2g} nats. Take another model."
                 )
+
+
+def _own_of_targets(module: Any, row: list[int]) -> torch.Tensor:
+    """transformers' own log-prob of every id but the first, [L - 1]."""
+    ids = torch.tensor([row], device=head(module).weight.device)
+    logits = module(input_ids=ids, use_cache=False).logits[0, :-1]
+    own = torch.cat([part.float().log_softmax(-1) for part in logits.split(256)])
+    return own.gather(1, ids[0, 1:, None])[:, 0]
+
+
+def _shaken_of_targets(module: Any, row: list[int]) -> torch.Tensor:
+    with shaking(module):
+        return _own_of_targets(module, row).cpu()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 
 from agentrl.errors import UserError
 from agentrl.model.anatomy import one_line
-from agentrl.model.fidelity import agree, own_logprobs, probe_length, random_rows
+from agentrl.model.fidelity import agree, own_logprobs, probe_length, random_rows, shaking
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,16 @@ def find_layout(engine_of: Any, module: Any, *, max_context_tokens: int) -> Layo
     length = max(8, probe_length(module.config, max_context_tokens))
     rows = random_rows(module, [length, max(8, length // 2), 8])
     cuts = [[len(row) - back for back in (6, 5, 4, 1, 0)] for row in rows]
-    own = torch.cat(
-        [own_logprobs(module, row, [cut - 1 for cut in ends]) for row, ends in zip(rows, cuts, strict=True)]
-    )
-    failure = ""
+
+    def own() -> torch.Tensor:
+        parts = [own_logprobs(module, row, [cut - 1 for cut in ends]) for row, ends in zip(rows, cuts, strict=True)]
+        return torch.cat(parts)
+
+    def shaken() -> torch.Tensor:
+        with shaking(module):
+            return own()
+
+    expected, failure = own(), ""
     for layout in layouts(module.config):
         try:
             with one_line(module, "decoding"):
@@ -79,9 +85,9 @@ def find_layout(engine_of: Any, module: Any, *, max_context_tokens: int) -> Layo
         except UserError as error:
             failure = failure or str(error)
             continue
-        if agree(ours, own, module.dtype):
+        if agree(ours, expected, module.dtype, shaken=shaken):
             return layout
-        gap = float((ours - own).abs().max())
+        gap = float((ours - expected).abs().max())
         failure = f"its decoded log-probs are off by {gap:.2g} nats"
     raise UserError(
         f"model.path: the embedded engine cannot decode {type(module).__name__} "
