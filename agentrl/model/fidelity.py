@@ -45,8 +45,8 @@ def agree(
     """Whether log-probs differ by rounding alone, measured by how far the distributions themselves vary.
 
     In half precision an expert may be chosen otherwise for a token here and there: the median decides. In full
-    precision every position does, but trained weights can make single positions tens of times as sensitive to rounding as
-    others: what `shaken` moves there is allowed for.
+    precision every position does, but trained weights can make single positions tens of times as sensitive to rounding
+    as others: what `shaken` moves there is allowed for.
 
     Args:
         ours: [positions] or [positions, V].
