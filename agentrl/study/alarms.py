@@ -6,6 +6,7 @@ from statistics import fmean
 import numpy as np
 
 from agentrl.analysis.early_warning import DROP, WITHIN, Auc, auc, falls
+from agentrl.errors import UserError
 from agentrl.study.plan import require_known
 from agentrl.study.results import Results, Run, column
 from agentrl.study.run_monitors import HIGHEST, OF_BATCHES, OF_UPDATES
@@ -32,14 +33,24 @@ def alarms_table(
         within: rollout batches in which it is to happen.
 
     Raises:
-        UserError: an arm that no study has.
+        UserError: an arm that no study has, results without monitors, or a limit that is none.
     """
+    if not 0 < drop < 1 or not within > 0:
+        raise UserError(
+            f"--drop must lie between 0 and 100 points and --within above 0, got {100 * drop:g}, {within:g}."
+        )
     require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
     columns: list[dict[str, Auc]] = []
     counts = []
     for results in studies:
         chosen = (run for run in results.runs if run["arm"] in arms and (stages is None or run["stage"] in stages))
         runs = list({run["key"]: run for run in chosen}.values())  # a run may belong to several stages
+        if not any(run.get("monitors") for run in runs):
+            where = f" in {', '.join(stages)}" if stages else ""
+            raise UserError(
+                f"{results.study['title']}: its results hold no monitors of {', '.join(arms)}{where}: they are older "
+                "than that, or have no such run."
+            )
         found = {key: [_moments(run, key, drop=drop, within=within) for run in runs] for key in _NAMES}
         columns += [{key: auc(own, same_run=same) for key, own in found.items()} for same in (True, False)]
         labels = [fell for fells, _ in found[_SUCCESS] for fell in fells]

@@ -127,6 +127,11 @@ def test_the_command_prints_it_and_refuses_unknown_arms(
     assert "2 falls in 9 moments of 3 runs" in capsys.readouterr().out
     assert main_guard(lambda: main([str(path), "--alarms", "nobody"])) == 2
     assert "no arm nobody" in capsys.readouterr().err
+    for limit in (["--drop", "0"], ["--drop", "100"], ["--within", "0"], ["--within", "nan"]):
+        assert main_guard(lambda limit=limit: main([str(path), "--alarms", "naive", *limit])) == 2
+        assert "--within above 0" in capsys.readouterr().err
+    assert main_guard(lambda: main([str(path), "--alarms", "naive", "--stage", "tune"])) == 2
+    assert "hold no monitors of naive in tune" in capsys.readouterr().err
 
 
 def test_reuse_by_k_counts_rises_discards_and_the_median_kl() -> None:
