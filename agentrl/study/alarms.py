@@ -64,8 +64,8 @@ def alarms_table(
         if any(np.isfinite(found.value) for found in rows[key])
     ]
     note = (
-        f"AUC for a fall of held-out success by {100 * drop:g} points within {within:g} batches, at evaluations above "
-        f"{200 * drop:g} %: 0.5 says nothing, below it a low value announces. *When* compares moments of the same run "
+        f"AUC for a fall of held-out success by {100 * drop:g} points within {within:g} batches, at evaluations of "
+        f"{200 * drop:g} % or more: 0.5 says nothing, below it a low value announces. *When* compares moments of the same run "
         "only. 95 % intervals, a bootstrap over runs. "
     )
     return "\n".join([*lines, "", note + "; ".join(counts) + "."])

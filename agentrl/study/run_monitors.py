@@ -1,6 +1,7 @@
 """What the monitors of a run said: between its evaluations, and at the second, third ... use of its batches."""
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from statistics import fmean, median
 from typing import Any
@@ -43,7 +44,7 @@ Values = Mapping[str, float]
 
 
 def monitors(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float | None]]:
-    """The mean of each monitor since the evaluation before, four digits: key -> [E], None where there is none.
+    """The mean of each monitor's finite values since the evaluation before, four digits: key -> [E], None without any.
 
     `z_score` and `rises` (1 or 0) are of reuse steps, and of the energies that were logged: what DGG with the paper's
     window would have seen, had it discarded nothing.
@@ -59,8 +60,9 @@ def monitors(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float | Non
         if record["kind"] == "train":
             batches.append(record)
             for update in record["updates"]:
-                seen = gate.judge(StepSignal(update["k"], update["head_energy"])).statistics
-                updates.append(update | dict(_of_reuse(update["k"], seen)))
+                if math.isfinite(update["head_energy"]):  # no gate sees others
+                    seen = gate.judge(StepSignal(update["k"], update["head_energy"])).statistics
+                    updates.append(update | dict(_of_reuse(update["k"], seen)))
         else:
             row = dict(_means(batches, OF_BATCHES)) | dict(_means(updates, OF_UPDATES))
             row |= {key: max(u[key] for u in updates if key in u) for key in HIGHEST if any(key in u for u in updates)}
@@ -82,7 +84,7 @@ def reuse_by_k(updates: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, floa
             columns = found.setdefault(str(later["k"]), {"rises": [], "discarded": [], "kl": []})
             columns["rises"].append(later["head_energy"] > earlier["head_energy"])
             columns["discarded"].append(not later["applied"])
-            columns["kl"].append(later["kl"])
+            columns["kl"].append(later["kl"] if math.isfinite(later["kl"]) else math.inf)
     return {
         k: {
             "gradients": len(columns["kl"]),
@@ -103,6 +105,6 @@ def _of_reuse(k: int, statistics: Values) -> Iterator[tuple[str, float]]:
 
 def _means(records: list[Values], keys: Iterable[str]) -> Iterator[tuple[str, float]]:
     for key in keys:
-        values = [record[key] for record in records if key in record]
+        values = [record[key] for record in records if key in record and math.isfinite(record[key])]
         if values:
             yield key, fmean(values)

@@ -89,6 +89,16 @@ def test_monitors_of_a_run_are_means_since_the_evaluation_before() -> None:
     }
 
 
+def test_gradients_that_are_no_numbers_are_left_out_and_the_gate_does_not_see_them() -> None:
+    nan, inf = float("nan"), float("inf")
+    steps = [update(1, 4.0, kl=0.0), update(2, nan, kl=nan), update(3, inf, kl=inf), update(4, 5.0, kl=0.2)]
+    found = monitors([{"kind": "train", "rollout/success": nan, "updates": steps}, {"kind": "eval"}])
+    assert found == {"head_energy": [4.5], "kl": [0.1], "rises": [1.0]}
+    by_k = reuse_by_k([{**step, "applied": math.isfinite(step["kl"])} for step in steps])
+    assert by_k["2"] == {"gradients": 1, "rises": 0, "discarded": 1, "kl": inf}
+    assert by_k["4"]["kl"] == 0.2
+
+
 def test_the_z_score_of_a_run_is_what_dgg_would_have_seen() -> None:
     energies = np.random.default_rng(0).random(24)
     batches = [{"kind": "train", "updates": [update(1, a), update(2, b)]} for a, b in energies.reshape(12, 2).tolist()]
