@@ -65,8 +65,8 @@ def alarms_table(
     ]
     note = (
         f"AUC for a fall of held-out success by {100 * drop:g} points within {within:g} batches, at evaluations of "
-        f"{200 * drop:g} % or more: 0.5 says nothing, below it a low value announces. *When* compares moments of the same "
-        "run only. 95 % intervals, a bootstrap over runs. "
+        f"{200 * drop:g} % or more: 0.5 says nothing, below it a low value announces. *When* compares moments of the "
+        "same run only. 95 % intervals, a bootstrap over runs. "
     )
     return "\n".join([*lines, "", note + "; ".join(counts) + "."])
 
