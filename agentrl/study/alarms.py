@@ -7,8 +7,7 @@ import numpy as np
 
 from agentrl.analysis.early_warning import DROP, WITHIN, Auc, auc, falls
 from agentrl.errors import UserError
-from agentrl.study.plan import require_known
-from agentrl.study.results import Results, Run, column
+from agentrl.study.results import Results, Run, column, require_arms
 from agentrl.study.run_monitors import HIGHEST, OF_BATCHES, OF_UPDATES
 
 _SUCCESS = "success"
@@ -39,7 +38,7 @@ def alarms_table(
         raise UserError(
             f"--drop must lie between 0 and 100 points and --within above 0, got {100 * drop:g}, {within:g}."
         )
-    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
+    require_arms(studies, arms)
     columns: list[dict[str, Auc]] = []
     counts = []
     for results in studies:

@@ -5,7 +5,6 @@ costs; everything in tables and figures is computed from it, so that nothing in 
 """
 
 import hashlib
-import itertools
 import json
 import os
 import platform
@@ -18,7 +17,7 @@ import numpy as np
 from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
 from agentrl.runs.folder import read_metrics, read_versions
 from agentrl.runs.outputs import whole_file
-from agentrl.study.plan import Cell, Study
+from agentrl.study.plan import Cell, Study, require_known
 from agentrl.study.run_monitors import monitors, reuse_by_k
 from agentrl.study.runner import describe_processor, is_done, read_cost, read_machine
 
@@ -37,7 +36,8 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
     records = read_metrics(folder)
     batches = [record for record in records if record["kind"] == "train"]
     updates = [update for batch in batches for update in batch["updates"]]
-    tests = [update for update in updates if update["k"] > 1]
+    by_k = reuse_by_k(updates)
+    reuse = {what: sum(steps[what] for steps in by_k.values()) for what in ("gradients", "discarded", "rises")}
     versions = read_versions(folder)
     return {
         "key": cell.key,
@@ -49,13 +49,10 @@ def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
         "curve": list(_curve(records)),
         "monitors": monitors(records),
         "training_success": [round(batch["rollout/success"], 4) for batch in batches],
-        "reuse_steps": len(tests),
-        "discarded_reuse_steps": sum(not update["applied"] for update in tests),
-        "rising_reuse_steps": sum(
-            later["k"] > 1 and later["head_energy"] > earlier["head_energy"]
-            for earlier, later in itertools.pairwise(updates)
-        ),
-        "by_k": reuse_by_k(updates),
+        "reuse_steps": reuse["gradients"],
+        "discarded_reuse_steps": reuse["discarded"],
+        "rising_reuse_steps": reuse["rises"],
+        "by_k": by_k,
         "closed_batches": sum(batch["learner/gate_closed"] for batch in batches),
         "run_cost": {key: round(value, 2) for key, value in read_cost(folder).items()},
         "initial": file_hash(folder / "initial" / "model.safetensors"),
@@ -165,6 +162,15 @@ class Results:
     def label(self, arm: str) -> str:
         """How tables call an arm."""
         return str(self.study["arms"][arm]["label"] or arm)
+
+
+def require_arms(studies: Iterable[Results], arms: Iterable[str]) -> None:
+    """Refuse arms that no study has.
+
+    Raises:
+        UserError: which, and which there are.
+    """
+    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
 
 
 def describe_axes(axes: Mapping[str, Any]) -> str:

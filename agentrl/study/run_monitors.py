@@ -64,9 +64,9 @@ def monitors(records: Iterable[Mapping[str, Any]]) -> dict[str, list[float | Non
                     seen = gate.judge(StepSignal(update["k"], update["head_energy"])).statistics
                     updates.append(update | dict(_of_reuse(update["k"], seen)))
         else:
-            row = dict(_means(batches, OF_BATCHES)) | dict(_means(updates, OF_UPDATES))
-            row |= {key: max(u[key] for u in updates if key in u) for key in HIGHEST if any(key in u for u in updates)}
-            rows.append(row)
+            means = [*_finite(batches, OF_BATCHES), *_finite(updates, OF_UPDATES)]
+            row = {key: fmean(values) for key, values in means}
+            rows.append(row | {key: max(values) for key, values in _finite(updates, HIGHEST)})
             batches, updates = [], []
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [float(f"{row[key]:.4g}") if key in row else None for row in rows] for key in keys}
@@ -103,8 +103,8 @@ def _of_reuse(k: int, statistics: Values) -> Iterator[tuple[str, float]]:
             yield "z_score", statistics["z_score"]
 
 
-def _means(records: list[Values], keys: Iterable[str]) -> Iterator[tuple[str, float]]:
+def _finite(records: list[Values], keys: Iterable[str]) -> Iterator[tuple[str, list[float]]]:
     for key in keys:
         values = [record[key] for record in records if key in record and math.isfinite(record[key])]
         if values:
-            yield key, fmean(values)
+            yield key, values

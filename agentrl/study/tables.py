@@ -7,8 +7,7 @@ import numpy as np
 
 from agentrl.analysis.speedup import format_difference, format_speedup
 from agentrl.errors import UserError
-from agentrl.study.plan import require_known
-from agentrl.study.results import Results, Run, compare, describe_axes, mean_final
+from agentrl.study.results import Results, Run, compare, describe_axes, mean_final, require_arms
 
 
 def study_tables(results: Results, *, source: Path, stages: Iterable[str] | None = None) -> str:
@@ -38,7 +37,7 @@ def summary_table(studies: Sequence[Results], arms: Sequence[str], *, stages: It
     Raises:
         UserError: an arm that no study has.
     """
-    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
+    require_arms(studies, arms)
     labels = [next(r.label(arm) for r in studies if arm in r.study["arms"]) for arm in arms]
     share = studies[0].study["rollout_share"]
     columns = [f"{label}: {what}" for label in labels for what in ("rollouts", f"time at {share:.0%}", "end")]
@@ -65,7 +64,7 @@ def by_k_table(studies: Sequence[Results], arms: Sequence[str], *, stages: Itera
     Raises:
         UserError: an arm that no study has, or results that do not hold it.
     """
-    require_known("arm", arms, dict.fromkeys(arm for results in studies for arm in results.study["arms"]))
+    require_arms(studies, arms)
     rows: dict[str, dict[int, str]] = {}
     for results in studies:
         for stage in results.study["stages"] if stages is None else stages:
