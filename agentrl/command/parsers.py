@@ -207,7 +207,8 @@ def study_parser() -> Parser:
         "--alarms",
         nargs="+",
         metavar="ARM",
-        help="instead: how well every monitor of these arms' runs announces that held-out success falls soon",
+        help="instead: how well every monitor of these arms' runs announces that held-out success falls soon; "
+        "with --figures as a picture too",
     )
     parser.add_argument("--drop", type=float, default=5.0, help="of --alarms: a fall in points (default: 5)")
     parser.add_argument("--within", type=float, default=10.0, help="of --alarms: rollout batches (default: 10)")

@@ -16,10 +16,10 @@ from agentrl.command.guard import main_guard
 from agentrl.command.parsers import study_parser
 from agentrl.config.shipped import find_config, list_configs
 from agentrl.errors import UserError
-from agentrl.study.alarms import alarms_table
+from agentrl.study.alarms import Alarms, alarms_table, find_alarms
 from agentrl.study.claims import claims_table
 from agentrl.study.page_tables import render_page
-from agentrl.study.pictures import draw_safe_regions, draw_study
+from agentrl.study.pictures import draw_alarms, draw_safe_regions, draw_study
 from agentrl.study.plan import Cell, Study, load_study, require_known
 from agentrl.study.results import Results, Run
 from agentrl.study.runner import Runner
@@ -157,9 +157,7 @@ def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
     if options.claims:
         return claims_table(list(studies.values()), options.claims)
     if options.alarms:
-        return alarms_table(
-            list(studies.values()), options.alarms, stages=options.stage, drop=options.drop / 100, within=options.within
-        )
+        return alarms_table(alarms(studies, options), drop=options.drop / 100, within=options.within)
     if options.by_k:
         return by_k_table(list(studies.values()), options.by_k, stages=options.stage)
     if options.summary:
@@ -167,13 +165,23 @@ def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
     return "\n\n".join(study_tables(results, source=path, stages=options.stage) for path, results in studies.items())
 
 
+def alarms(studies: dict[Path, Results], options: argparse.Namespace) -> list[Alarms]:
+    """What announces a fall, as the command line asks."""
+    return find_alarms(
+        list(studies.values()), options.alarms, stages=options.stage, drop=options.drop / 100, within=options.within
+    )
+
+
 def draw(options: argparse.Namespace) -> None:
-    """One SVG a stage, or one of the stage whose claims are asked for."""
+    """One SVG a stage, or one of the claims or the alarms that are asked for."""
     studies = read_studies(options)
     options.figures.mkdir(parents=True, exist_ok=True)
     if options.claims:
         written = [options.figures / f"{options.claims}.svg"]
         draw_safe_regions(list(studies.values()), options.claims, written[0])
+    elif options.alarms:
+        written = [options.figures / "alarms.svg"]
+        draw_alarms(alarms(studies, options), written[0])
     else:
         written = [
             path

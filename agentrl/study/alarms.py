@@ -1,9 +1,9 @@
-"""How well each monitor announces a fall of held-out success, as a table."""
+"""How well each monitor announces a fall of held-out success, and the table of that."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
 from statistics import fmean
-
-import numpy as np
 
 from agentrl.analysis.early_warning import DROP, WITHIN, Auc, auc, falls
 from agentrl.errors import UserError
@@ -14,18 +14,31 @@ _SUCCESS = "success"
 _NAMES = {_SUCCESS: "held-out success itself", **HIGHEST, **OF_UPDATES, **OF_BATCHES}
 
 
-def alarms_table(
+@dataclass(frozen=True)
+class Alarms:
+    """How well each monitor announces a fall in one study; monitor -> AUC, those that cannot be told left out."""
+
+    title: str
+    when: dict[str, Auc]
+    """Moments of the same run compared."""
+    when_and_where: dict[str, Auc]
+    """Moments of different runs too."""
+    counts: str
+    """How many falls there were, in words."""
+
+
+def find_alarms(
     studies: Sequence[Results],
     arms: Sequence[str],
     *,
     stages: Sequence[str] | None = None,
     drop: float = DROP,
     within: float = WITHIN,
-) -> str:
-    """AUC of every monitor for "held-out success falls soon": monitors in rows, the most telling first.
+) -> list[Alarms]:
+    """AUC of every monitor for "held-out success falls soon", for each study.
 
     Args:
-        studies: each of which has columns of its own.
+        studies: results with monitors.
         arms: whose runs are looked at.
         stages: in which they are; None: all.
         drop: what counts as a fall, 0..1.
@@ -39,35 +52,59 @@ def alarms_table(
             f"--drop must lie between 0 and 100 points and --within above 0, got {100 * drop:g}, {within:g}."
         )
     require_arms(studies, arms)
-    columns: list[dict[str, Auc]] = []
-    counts = []
-    for results in studies:
-        chosen = (run for run in results.runs if run["arm"] in arms and (stages is None or run["stage"] in stages))
-        runs = list({run["key"]: run for run in chosen}.values())  # a run may belong to several stages
-        if not any(run.get("monitors") for run in runs):
-            where = f" in {', '.join(stages)}" if stages else ""
-            raise UserError(
-                f"{results.study['title']}: its results hold no monitors of {', '.join(arms)}{where}: they are older "
-                "than that, or have no such run."
-            )
-        found = {key: [_moments(run, key, drop=drop, within=within) for run in runs] for key in _NAMES}
-        columns += [{key: auc(own, same_run=same) for key, own in found.items()} for same in (True, False)]
-        labels = [fell for fells, _ in found[_SUCCESS] for fell in fells]
-        counts.append(f"{results.study['title']}: {sum(labels)} falls in {len(labels)} moments of {len(runs)} runs")
-    heads = [f"{results.study['title']}, {what}" for results in studies for what in ("when", "when and where")]
+    return [_find(results, arms, stages, drop=drop, within=within) for results in studies]
+
+
+def _find(results: Results, arms: Sequence[str], stages: Sequence[str] | None, *, drop: float, within: float) -> Alarms:
+    title = results.study["title"]
+    chosen = (run for run in results.runs if run["arm"] in arms and (stages is None or run["stage"] in stages))
+    runs = list({run["key"]: run for run in chosen}.values())  # a run may belong to several stages
+    if not any(run.get("monitors") for run in runs):
+        where = f" in {', '.join(stages)}" if stages else ""
+        raise UserError(
+            f"{title}: its results hold no monitors of {', '.join(arms)}{where}: they are older than that, or have no "
+            "such run."
+        )
+    moments = {key: [_moments(run, key, drop=drop, within=within) for run in runs] for key in _NAMES}
+    when, both = (
+        {_NAMES[key]: known for key, own in moments.items() if isfinite((known := auc(own, same_run=same)).value)}
+        for same in (True, False)
+    )
+    labels = [fell for fells, _ in moments[_SUCCESS] for fell in fells]
+    return Alarms(title, when, both, f"{sum(labels)} falls in {len(labels)} moments of {len(runs)} runs")
+
+
+def alarms_table(found: Sequence[Alarms], *, drop: float = DROP, within: float = WITHIN) -> str:
+    """Monitors in rows, the most telling first; two columns for every study.
+
+    Args:
+        found: of each study.
+        drop: what counted as a fall, 0..1.
+        within: rollout batches in which it was to happen.
+    """
+    heads = [f"{study.title}, {what}" for study in found for what in ("when", "when and where")]
     lines = [f"| monitor | {' | '.join(heads)} |", "|" + " --- |" + " ---: |" * len(heads)]
-    rows = {key: [column[key] for column in columns] for key in _NAMES}
-    lines += [
-        f"| {_NAMES[key]} | {' | '.join(map(_format, rows[key]))} |"
-        for key in sorted(rows, key=lambda key: -_strength(rows[key]))
-        if any(np.isfinite(found.value) for found in rows[key])
-    ]
+    for name in by_strength(found):
+        cells = [_format(column.get(name)) for study in found for column in (study.when, study.when_and_where)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     note = (
         f"AUC for a fall of held-out success by {100 * drop:g} points within {within:g} batches, at evaluations of "
         f"{200 * drop:g} % or more: 0.5 says nothing, below it a low value announces. *When* compares moments of the "
         "same run only. 95 % intervals, a bootstrap over runs. "
     )
-    return "\n".join([*lines, "", note + "; ".join(counts) + "."])
+    counts = "; ".join(f"{study.title}: {study.counts}" for study in found)
+    return "\n".join([*lines, "", f"{note}{counts}."])
+
+
+def by_strength(found: Sequence[Alarms]) -> list[str]:
+    """The monitors, first those that are furthest from saying nothing within runs, on average over studies."""
+
+    def strength(name: str) -> float:
+        known = [abs(study.when[name].value - 0.5) for study in found if name in study.when]
+        return fmean(known) if known else 0.0
+
+    names = dict.fromkeys(name for name in _NAMES.values() for study in found if name in study.when_and_where)
+    return sorted(names, key=lambda name: -strength(name))
 
 
 def _moments(run: Run, key: str, *, drop: float, within: float) -> tuple[list[bool], list[float]]:
@@ -82,11 +119,5 @@ def _moments(run: Run, key: str, *, drop: float, within: float) -> tuple[list[bo
     return [fell for fell, _ in known], [value for _, value in known]
 
 
-def _strength(row: Sequence[Auc]) -> float:
-    """How far from saying nothing within runs, on average over studies."""
-    known = [abs(found.value - 0.5) for found in row[::2] if np.isfinite(found.value)]
-    return fmean(known) if known else 0.0
-
-
-def _format(found: Auc) -> str:
-    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]" if np.isfinite(found.value) else ""
+def _format(found: Auc | None) -> str:
+    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"

@@ -1,10 +1,11 @@
-"""Figures of a study, computed from its results file: curves of every comparison, a map of every grid."""
+"""Figures of studies, computed from their results: curves of every comparison, maps of grids, what announces a fall."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from agentrl.errors import UserError
-from agentrl.report.plots import Line, learning_curves, save
+from agentrl.report.plots import COLORS, Line, Spec, figure, learning_curves, panel, save
+from agentrl.study.alarms import Alarms, by_strength
 from agentrl.study.maps import draw_maps, stage_maps
 from agentrl.study.results import Results, Run, column, describe_axes
 
@@ -40,6 +41,39 @@ def draw_safe_regions(studies: Sequence[Results], stage: str, path: Path) -> Non
     if not maps:
         raise UserError(f"there is nothing to draw: no run of stage {stage}, or none that maps an axis.")
     save(draw_maps(maps, across=2), path)
+
+
+def draw_alarms(found: Sequence[Alarms], path: Path) -> None:
+    """One picture: monitors in rows, a panel for every study, AUC with its interval, 0.5 dashed."""
+    names = by_strength(found)
+    save(figure([[_alarms_panel(study, names, is_first=study is found[0]) for study in found]]), path)
+
+
+def _alarms_panel(study: Alarms, names: list[str], *, is_first: bool) -> Spec:
+    kinds = {"moments of one run (when)": study.when, "of all runs (when and where)": study.when_and_where}
+    rows = [
+        {"monitor": name, "kind": kind, "value": auc.value, "low": auc.low, "high": auc.high}
+        for kind, aucs in kinds.items()
+        for name, auc in aucs.items()
+    ]
+    axis = {"labels": is_first, "ticks": is_first, "domain": False, "labelLimit": 0, "grid": True}
+    scale = {"domain": [0, 1]}
+    shared = {
+        "y": {"field": "monitor", "type": "nominal", "title": None, "scale": {"domain": names}, "axis": axis},
+        "yOffset": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds)}},
+        "color": {"field": "kind", "type": "nominal", "scale": {"domain": list(kinds)}},
+    }
+    low = {"field": "low", "type": "quantitative", "scale": scale, "title": "AUC; 0.5 says nothing"}
+    layers: list[Spec] = [
+        {"mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": {**shared, "x": low, "x2": {"field": "high"}}},
+        {"mark": {"type": "point", "filled": True, "size": 30}, "encoding": {**shared, "x": {**low, "field": "value"}}},
+        {
+            "data": {"values": [{}]},
+            "mark": {"type": "rule", "strokeDash": [4, 3], "color": COLORS[7]},
+            "encoding": {"x": {"datum": 0.5}},
+        },
+    ]
+    return {**panel(layers, rows, title=study.title, width=220), "height": 18 * len(names)}
 
 
 def _line(results: Results, arm: str, runs: list[Run]) -> Line:

@@ -13,7 +13,7 @@ from agentrl.analysis.early_warning import auc, falls
 from agentrl.command.guard import main_guard
 from agentrl.errors import UserError
 from agentrl.study.__main__ import main
-from agentrl.study.alarms import alarms_table
+from agentrl.study.alarms import alarms_table, find_alarms
 from agentrl.study.results import Results
 from agentrl.study.run_monitors import monitors, reuse_by_k
 from agentrl.study.tables import by_k_table
@@ -119,12 +119,13 @@ def results(tmp_path: Path) -> Results:
 
 
 def test_the_table_has_the_monitors_that_were_measured(results: Results) -> None:
-    text = alarms_table([results], ["naive"], within=1)
+    text = alarms_table(find_alarms([results], ["naive"], within=1), within=1)
     assert "| KL to the first pass | 1.00 [1.00, 1.00] | 1.00 [1.00, 1.00] |" in text
     assert "| entropy | 0.00 [0.00, 0.00] | 0.00 [0.00, 0.00] |" in text
     assert "gradient norm" not in text
     assert "toy: 2 falls in 6 moments of 2 runs." in text
-    assert "by 40 points" in (other := alarms_table([results], ["naive"], drop=0.4, within=1))
+    other = alarms_table(find_alarms([results], ["naive"], drop=0.4, within=1), drop=0.4)
+    assert "by 40 points" in other
     assert "0 falls" in other
 
 
@@ -135,6 +136,12 @@ def test_the_command_prints_it_and_refuses_unknown_arms(
     results.write(path, command="")
     assert main([str(path), "--alarms", "naive", "single", "--within", "1", "--drop", "20"]) == 0
     assert "2 falls in 9 moments of 3 runs" in capsys.readouterr().out
+    assert main([str(path), "--alarms", "naive", "--within", "1", "--figures", str(tmp_path / "figures")]) == 0
+    (picture,) = (tmp_path / "figures").iterdir()
+    assert picture.name == "alarms.svg"
+    text = picture.read_text()
+    assert all(f">{words}<" in text for words in ("toy", "entropy", "KL to the first pass", "AUC; 0.5 says nothing"))
+    assert "gradient norm" not in text
     assert main_guard(lambda: main([str(path), "--alarms", "nobody"])) == 2
     assert "no arm nobody" in capsys.readouterr().err
     for limit in (["--drop", "0"], ["--drop", "100"], ["--within", "0"], ["--within", "nan"]):
