@@ -5,26 +5,23 @@ Names of columns match whatever their case; fields that are no text are read or 
 of `agentrl.common.fields`.
 """
 
-import json
 import logging
-import lzma
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agentrl.common.extras import MissingExtraError
-from agentrl.common.fields import fold, open_text, pick, read_lines, read_spelled, text_of
+from agentrl.common.fields import fold, pick, read_spelled, text_of
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import extract_answers, normalise
 from agentrl.envs.math.numerals import parse_numeral
+from agentrl.envs.rows import ENDINGS, read_rows
 
-# Names of benchmarks and training sets: split -> file name without ending. A data folder holds NAME.jsonl, .json,
-# .parquet, or one of these compressed (.xz, .gz, .bz2).
+# Names of benchmarks and training sets: split -> file name without ending; a data folder holds NAME with an ending of
+# `agentrl.envs.rows`.
 NAMED_DATA: dict[str, dict[str, str]] = {
     "math500": {"test": "math500"},
     "aime24": {"test": "aime24"},
@@ -38,8 +35,6 @@ NAMED_DATA: dict[str, dict[str, str]] = {
     "aime_1983_2023": {"train": "aime_1983_2023"},
 }
 _INTEGER_ANSWERS = frozenset({"aime24", "aime25", "aime_1983_2023"})
-_PACKED = ("", ".xz", ".gz", ".bz2")
-_ENDINGS = (*(f".jsonl{packed}" for packed in _PACKED), *(f".json{packed}" for packed in _PACKED), ".parquet")
 
 # In lower case; a file's own spelling does not matter.
 _QUESTION_COLUMNS = ("problem", "question", "prompt", "query", "input", "content")
@@ -94,7 +89,7 @@ def load_problems(
     """The problems of a named data set or of a file; read once per process.
 
     Args:
-        data: a name of `NAMED_DATA`, or a path to a JSON-lines, JSON or Parquet file (`.xz`, `.gz`, `.bz2` unpacked).
+        data: a name of `NAMED_DATA`, or a path to a file of a format of `agentrl.envs.rows`.
         split: `train` or `test`, for named data sets.
         data_dir: folder of the named files; default: the environment variable `MATH_DATA`.
         question_column: column of the question; default: the first usual name that the file has.
@@ -107,7 +102,7 @@ def load_problems(
     source = data if data in NAMED_DATA else _stem(path)
     reader = _RowReader(path, source, question_column, answer_column)
     problems, dropped = [], Counter[str]()
-    for number, row in enumerate(read_rows(path), start=1):
+    for number, row in enumerate(read_rows(path, extra="math"), start=1):
         problem = reader.read(row, number)
         if isinstance(problem, Problem):
             problems.append(problem)
@@ -135,11 +130,11 @@ def find_file(data: str, *, split: str, data_dir: str | None) -> Path:
     folder = data_dir or os.environ.get("MATH_DATA")
     if not folder:
         raise DataError(f"Set data_dir or MATH_DATA to the folder that holds {splits[split]}.jsonl (for {data!r}).")
-    for ending in _ENDINGS:
+    for ending in ENDINGS:
         if (path := Path(folder).expanduser() / (splits[split] + ending)).is_file():
             return path
     raise DataError(
-        f"Expected {splits[split]}.jsonl (or .json, .parquet; packed) for {data!r} in {folder}, found none."
+        f"Expected {splits[split]}.jsonl (or .json, .csv, .tsv, .parquet; packed) for {data!r} in {folder}, found none."
     )
 
 
@@ -149,59 +144,7 @@ def available_data(split: str, *, data_dir: str | None) -> list[str]:
     if not folder or not Path(folder).expanduser().is_dir():
         return []
     files = {name: splits[split] for name, splits in NAMED_DATA.items() if split in splits}
-    return [n for n, file in files.items() if any((Path(folder).expanduser() / (file + e)).is_file() for e in _ENDINGS)]
-
-
-def read_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines, JSON (a list) or Parquet file, in order."""
-    kind = Path(path.stem).suffix if path.suffix in _PACKED else path.suffix
-    if kind == ".parquet":
-        yield from _read_parquet(path)
-        return
-    if kind not in (".json", ".jsonl"):
-        raise DataError(f"{path} should end in one of {', '.join(_ENDINGS)}.")
-    try:
-        with open_text(path) as lines:
-            if kind == ".json":
-                yield from _rows_of(json.load(lines), path)
-                return
-            for number, line in read_lines(lines):
-                yield _json_row(line, path, number)
-    except (OSError, EOFError, lzma.LZMAError, UnicodeError, json.JSONDecodeError, TypeError) as error:
-        raise DataError(f"{path} cannot be read as {kind[1:]}: {error}.") from error
-
-
-def _rows_of(content: Any, path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON file: a list of objects, or an object that holds one (`{"data": [...]}`)."""
-    if isinstance(content, dict):
-        lists = [value for value in content.values() if isinstance(value, list)]
-        content = lists[0] if len(lists) == 1 else content
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise DataError(f"{path}: expected a JSON list of objects, one a problem, got {str(content)[:60]!r}.")
-    return content
-
-
-def _json_row(line: str, path: Path, number: int) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {number}: expected a JSON object, got {line[:60]!r} ({error}).") from error
-    if not isinstance(row, dict):
-        raise DataError(f"{path}, line {number}: expected a JSON object, got {type(row).__name__}.")
-    return row
-
-
-def _read_parquet(path: Path) -> Iterator[dict[str, Any]]:
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        raise MissingExtraError("pyarrow", "math", "reading Parquet files") from error
-    try:
-        with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except (OSError, ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error}.") from error
+    return [n for n, file in files.items() if any((Path(folder).expanduser() / (file + e)).is_file() for e in ENDINGS)]
 
 
 class _RowReader:

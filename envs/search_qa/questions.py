@@ -8,22 +8,18 @@
 | nq | NQ-open JSON lines; DPR's `question<TAB>['answer', ...]`, named .tsv or .csv |
 | triviaqa | official JSON `{"Data": [...]}`; DPR's; Hugging Face rows |
 | popqa | TSV with `possible_answers`; JSON lines |
-| any | FlashRAG (`golden_answers`, `metadata`) and Search-R1 (`reward_model.ground_truth.target`) rows as JSON lines |
+| any | FlashRAG (`golden_answers`, `metadata`) and Search-R1 (`reward_model.ground_truth.target`) rows |
 | any | rows with a column of `QUESTION_COLUMNS` and one of `ANSWER_COLUMNS`, whatever their case |
 
-Files may be compressed (.gz, .bz2, .xz) and begin with a byte order mark. All aliases count as gold answers. What
-fields hold that are no text is read or refused by the rule of `agentrl.common.fields`.
+Every one may come as JSON lines, JSON, CSV, TSV or Parquet (`agentrl.envs.rows`). All aliases count as gold answers.
+What fields hold that are no text is read or refused by the rule of `agentrl.common.fields`.
 """
 
-import csv
-import io
 import json
-import lzma
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +28,13 @@ from agentrl.common.fields import (
     find_packed,
     fold,
     is_missing,
-    open_text,
     pick,
-    read_lines,
     read_spelled,
     text_of,
     texts_of,
 )
 from agentrl.envs.env_errors import DataError
+from agentrl.envs.rows import read_rows
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
 ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",
@@ -155,7 +150,7 @@ def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
     if file is None:
         raise DataError(f"no question file at {path} (data set {dataset}); give the path of the published file")
     questions = []
-    for number, row in enumerate(_read_rows(file)):
+    for number, row in enumerate(read_rows(file, extra="search", header={*QUESTION_COLUMNS, *ANSWER_COLUMNS})):
         try:
             questions.append(_parse(row, dataset, number))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -166,54 +161,6 @@ def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
                 f"Formats that are read: see envs/search_qa/questions.py."
             ) from error
     return tuple(questions)
-
-
-def _read_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    suffixes = [s.lower() for s in file.suffixes if s.lower() not in (".gz", ".bz2", ".xz")]
-    kind = suffixes[-1] if suffixes else ""
-    try:
-        with open_text(file) as stream:
-            if kind in (".tsv", ".csv"):
-                yield from _read_table(stream, is_tsv=kind == ".tsv")
-            elif kind == ".json":
-                yield from _rows_of(json.load(stream))
-            elif kind == ".jsonl":
-                yield from (json.loads(line) for _, line in read_lines(stream))
-            else:
-                raise DataError(
-                    f"{file}: expected .json, .jsonl, .tsv or .csv (or one of them compressed). A .parquet file is "
-                    "turned into one by pandas.read_parquet(FILE).to_json('FILE.jsonl', orient='records', lines=True)"
-                )
-    except DataError:
-        raise
-    except (ValueError, KeyError, EOFError, lzma.LZMAError, zlib.error, csv.Error, OSError) as error:
-        raise DataError(f"{file} cannot be read: {error}. Is it complete, and of the format its name says?") from error
-
-
-def _rows_of(content: Any) -> list[Any]:
-    rows = fold(content).get("data") if isinstance(content, dict) else content
-    if not isinstance(rows, list) or not (rows or rows is content):
-        raise ValueError(
-            f'expected a list of questions, or {{"Data": [...]}}, got {type(rows).__name__} {str(rows)[:40]}'
-        )
-    return rows
-
-
-def _read_table(stream: io.TextIOBase, *, is_tsv: bool) -> Iterator[Mapping[str, Any]]:
-    csv.field_size_limit(1 << 24)
-    head = stream.readline()
-    # DPR's files are called .csv and hold tabs.
-    delimiter = "\t" if is_tsv or "\t" in head else ","
-    rows = csv.reader(chain([head], stream), delimiter=delimiter)
-    first = next(rows, [])
-    if {*QUESTION_COLUMNS, *ANSWER_COLUMNS} & {cell.strip().lower() for cell in first}:
-        header = first
-    else:  # DPR's files have none
-        header = ["question", "answer"]
-        yield dict(zip(header, first, strict=False))
-    for row in rows:
-        if row:
-            yield dict(zip(header, row, strict=False))
 
 
 def _parse(row: Mapping[str, Any], dataset: str, number: int) -> Question:
