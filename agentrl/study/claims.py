@@ -14,7 +14,16 @@ from agentrl.analysis.speedup import (
     paired_difference,
     speedup,
 )
-from agentrl.study.results import Results, Run, column, describe_axes, final_success, mean_final, on_shared_seeds
+from agentrl.study.results import (
+    Results,
+    Run,
+    axes_order,
+    column,
+    describe_axes,
+    final_success,
+    mean_final,
+    on_shared_seeds,
+)
 
 WORTHWHILE = 1.5
 """Times fewer rollouts that count as worth it."""
@@ -67,7 +76,7 @@ class RuleOverRange:
 
 def rules_over_range(results: Results, stage: str) -> list[RuleOverRange]:
     """Every arm of a stage over all its settings, single use first where the study has it first; empty without runs."""
-    best = results.best_reference(stage)
+    best = results.reference_for(stage)
     if best is None:
         return []
     by_arm: dict[str, list[list[Run]]] = {}
@@ -79,7 +88,7 @@ def rules_over_range(results: Results, stage: str) -> list[RuleOverRange]:
 
 
 def _rule(results: Results, arm: str, settings: list[list[Run]], best: list[Run], num_settings: int) -> RuleOverRange:
-    settings = sorted(settings, key=lambda runs: list(runs[0]["axes"].values()))
+    settings = sorted(settings, key=axes_order)
     pairs = [pair for pair in (on_shared_seeds(best, runs) for runs in settings) if pair[0]]
     curves = [
         [([column(run, "episodes") for run in runs], [column(run, "success") for run in runs]) for runs in pair]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from agentrl.analysis.findings import at_least
 from agentrl.analysis.speedup import Difference, format_difference, paired_difference
 from agentrl.report.plots import Spec, figure, panel
-from agentrl.study.results import Results, Run, final_success, mean_final, on_shared_seeds
+from agentrl.study.results import Results, Run, axes_order, describe_value, final_success, mean_final, on_shared_seeds
 
 CELL = (92, 34)
 """Width and height of a cell, in pixels."""
@@ -51,7 +51,7 @@ class StageMap:
 
 def stage_maps(results: Results, stage: str) -> list[StageMap]:
     """A map of every arm over a stage's two axes, or one of all arms over its single axis; none for other stages."""
-    settings = sorted(results.settings(stage).items(), key=lambda item: list(item[1][0]["axes"].values()))
+    settings = sorted(results.settings(stage).items(), key=lambda item: axes_order(item[1]))
     if not settings or not results.is_grid(stage):
         return []
     axes = list(settings[0][1][0]["axes"])
@@ -64,17 +64,17 @@ def stage_maps(results: Results, stage: str) -> list[StageMap]:
         return []
     by_arm: dict[str, list[MapCell]] = {}
     for (arm, _), runs in settings:
-        cell = _cell(results, stage, f"{runs[0]['axes'][axes[0]]:g}", runs)
+        cell = _cell(results, stage, describe_value(runs[0]["axes"][axes[0]]), runs)
         by_arm.setdefault(results.label(arm), []).append(cell)
     return [StageMap(label, axes[0], axes[1], cells) for label, cells in by_arm.items()]
 
 
 def _cell(results: Results, stage: str, row: str, runs: list[Run]) -> MapCell:
-    best = results.best_reference(stage) or results.earlier_reference([run["seed"] for run in runs])
+    best = results.reference_for(stage, [run["seed"] for run in runs])
     own, reference = on_shared_seeds(runs, best or [])
     ends = [[final_success(run) for run in group] for group in (own, reference)]
     difference = paired_difference(*ends) if own else None
-    return MapCell(row, f"{list(runs[0]['axes'].values())[-1]:g}", mean_final(runs), difference)
+    return MapCell(row, describe_value(list(runs[0]["axes"].values())[-1]), mean_final(runs), difference)
 
 
 def draw_maps(maps: Sequence[StageMap], *, across: int = 3) -> Spec:

@@ -145,6 +145,16 @@ class Results:
         candidates = [runs for (arm, _), runs in self.settings(stage).items() if arm == self.study["reference"]]
         return max(candidates, key=mean_final, default=None)
 
+    def reference_for(self, stage: str, seeds: Sequence[int] = ()) -> list[Run] | None:
+        """What a stage is measured against: its own best single use, else that of the first stage over the same values.
+
+        Failing both, single use in an earlier stage that compares arms, where it ran on these seeds.
+        """
+        stages = self.study["stages"]
+        alike = [name for name in stages if stage in stages and stages[name]["axes"] == stages[stage]["axes"]]
+        found = (self.best_reference(name) for name in (stage, *alike))
+        return next(filter(None, found), None) or self.earlier_reference(seeds)
+
     def earlier_reference(self, seeds: Sequence[int] = ()) -> list[Run] | None:
         """Single use in the first stage that compares arms, where it ran on these seeds."""
         for stage in self.study["stages"]:
@@ -175,7 +185,17 @@ def require_arms(studies: Iterable[Results], arms: Iterable[str]) -> None:
 
 def describe_axes(axes: Mapping[str, Any]) -> str:
     """`{"learner.lr": 1e-3, "learner.max_reuse": 4}` -> `"lr 0.001, max_reuse 4"`."""
-    return ", ".join(f"{key.split('.')[-1]} {value:g}" for key, value in axes.items())
+    return ", ".join(f"{key.split('.')[-1]} {describe_value(value)}" for key, value in axes.items())
+
+
+def describe_value(value: Any) -> str:
+    """A value on an axis: a number without zeros that say nothing, a word as it is."""
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
+
+
+def axes_order(runs: Sequence[Run]) -> list[tuple[bool, Any]]:
+    """What sorts settings by their place on the axes, numbers before words."""
+    return [(isinstance(value, str), value) for value in runs[0]["axes"].values()]
 
 
 def file_hash(path: Path) -> str | None:

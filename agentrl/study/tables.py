@@ -151,10 +151,8 @@ def _grid(results: Results, stage: str) -> str:
         table.setdefault(row, {})[describe_axes(dict([last]))] = runs
     columns = list(dict.fromkeys(name for row in table.values() for name in row))
     seeds = sorted({run["seed"] for row in table.values() for runs in row.values() for run in runs})
-    baseline = results.best_reference(stage)
-    where = "of this table"
-    if baseline is None:
-        baseline, where = results.earlier_reference(seeds), "measured before"
+    baseline = results.reference_for(stage, seeds)
+    where = "of this table" if results.best_reference(stage) else "measured before"
     lines = [f"| {stage} | {' | '.join(columns)} |", "|" + " --- |" + " ---: |" * len(columns)]
     for row, found in table.items():
         lines.append(f"| {row} | {' | '.join(_grid_cell(found.get(name), baseline) for name in columns)} |")

@@ -14,6 +14,7 @@ from agentrl.study.maps import stage_maps
 from agentrl.study.page_tables import with_tables
 from agentrl.study.pictures import draw_safe_regions
 from agentrl.study.results import Results
+from agentrl.study.tables import study_tables
 from tests.agentrl.test_study import make_run, results_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,6 +86,35 @@ def test_rules_over_a_range_are_measured_against_single_use_at_its_best(results:
     assert matched.is_worthwhile == "shown"
     assert naive.is_worthwhile == "refuted"  # no sooner at the higher rate
     assert single.is_worthwhile == "refuted"
+
+
+def test_controls_are_measured_against_single_use_of_the_stage_over_the_same_range(results: Results) -> None:
+    """Not against single use of an earlier stage at one rate, were it better there."""
+    axes = results.study["stages"]["robust"]["axes"]
+    results.study["stages"] = {"main": {"axes": {"learner.lr": LOW}}, "robust": {"axes": axes}, "more": {"axes": axes}}
+    results.runs += [make_run("single", seed, rise(0.9, at=6), lr=LOW) for seed in (0, 1)]
+    for arm, ends in {"control": (0.65, 0.67), "other": (0.58, 0.64)}.items():
+        results.study["arms"][arm] = {"label": arm}
+        results.runs += [make_run(arm, seed, rise(end, at=6), stage="more", lr=LOW) for seed, end in enumerate(ends)]
+    rules = rules_over_range(results, "more")
+    assert [rule.lowest.mean for rule in rules] == pytest.approx([0.05, 0.0])
+    (found,) = stage_maps(results, "more")
+    assert [cell.difference and cell.difference.mean for cell in found.cells] == pytest.approx([0.0, 0.05])
+    text = study_tables(results, source=Path("r.json"), stages=["more"])
+    assert "| control | 66.0 (" in text
+    assert "speedup over the best single-use setting measured before" in text
+    assert results.reference_for("main") != results.reference_for("more") == results.best_reference("robust")
+
+
+def test_words_may_stand_on_an_axis(results: Results) -> None:
+    for run in results.runs:
+        engine = "local" if run["axes"]["learner.lr"] == LOW else "a:B"
+        run["axes"] = {"learner.max_reuse": 4, "rollout.engine": engine}
+    results.study["stages"] = {"robust": {"axes": {"learner.max_reuse": 4, "rollout.engine": ["local", "a:B"]}}}
+    single, *_ = stage_maps(results, "robust")
+    assert [(cell.row, cell.column) for cell in single.cells] == [("4", "a:B"), ("4", "local")]
+    assert rules_over_range(results, "robust")[0].settings == ["max_reuse 4, engine a:B", "max_reuse 4, engine local"]
+    assert "| robust | engine local | engine a:B |" in study_tables(results, source=Path("r.json"))
 
 
 def test_a_rule_that_was_not_measured_everywhere_is_open_unless_it_already_failed(tmp_path: Path) -> None:
