@@ -164,7 +164,7 @@ def build(
     """Build one index of a folder, taking over whatever a run before this one finished.
 
     Args:
-        corpus: JSON lines, plain or compressed (.gz, .bz2, .xz).
+        corpus: of any format of `agentrl.common.rows`.
         out: the folder; a second index over the same corpus goes into the same folder and shares its vectors.
         index: "bm25", or "ENCODER/KIND" with KIND one of exact, flat, sq8, ivf, ivf-sq8, hnsw.
         encoder: the encoder itself; required unless `index` is "bm25".
@@ -200,7 +200,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Serve the result with: python -m agentrl.retriever.serve OUT",
     )
     parser.add_argument(
-        "corpus", type=user_path, metavar="CORPUS.jsonl", help='lines of {"id", "contents"} or {"title", "text"}'
+        "corpus",
+        type=user_path,
+        metavar="CORPUS.jsonl",
+        help='rows of {"id", "contents"} or {"title", "text"}: JSON lines, JSON, CSV, TSV or Parquet',
     )
     parser.add_argument("out", type=user_path, metavar="OUT", help="folder of the index; several indexes may share it")
     kinds = ", ".join(("exact", *FAISS_KINDS))

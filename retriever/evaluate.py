@@ -5,7 +5,6 @@ question itself is searched for, and for which share of the questions all of the
 """
 
 import argparse
-import json
 import sys
 import time
 import unicodedata
@@ -16,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from agentrl.common.extras import MissingExtraError
-from agentrl.common.fields import fold, open_text, read_lines, text_of, texts_of
+from agentrl.common.fields import fold, text_of, texts_of
 from agentrl.common.paths import user_path
 from agentrl.common.progress import progress_bar
+from agentrl.common.rows import read_rows
 from agentrl.retriever.passages import Hit
 from agentrl.retriever.retrieval_errors import RequestError, RetrieverError
 from agentrl.retriever.search import Retriever, available_indexes
@@ -45,19 +45,19 @@ def fold_title(title: str) -> str:
 
 
 def read_questions(path: Path, *, limit: int = 0) -> list[EvidenceQuestion]:
-    """Questions with supporting titles from JSON lines (`question`, `supporting_titles`, optionally `dataset`).
+    """Questions with supporting titles (`question`, `supporting_titles`, optionally `dataset`).
 
     Raises:
-        RequestError: no row has supporting titles.
+        RequestError: the file cannot be read, a row with titles has no question, or no row has titles.
     """
     questions = []
-    with open_text(path) as lines:
-        for _, line in read_lines(lines):
-            row = fold(json.loads(line))
-            titles = frozenset(map(fold_title, texts_of(row.get("supporting_titles"))))
-            if titles:
-                dataset = text_of(row.get("dataset")) or path.stem
-                questions.append(EvidenceQuestion(dataset, text_of(row["question"]), titles))
+    for place, fields in read_rows(path, extra="search", error=RequestError):
+        row = fold(fields)
+        titles = frozenset(map(fold_title, texts_of(row.get("supporting_titles"))))
+        if titles:
+            if not (question := text_of(row.get("question"))):
+                raise RequestError(f"{path}, {place}: expected a question, got {str(fields)[:120]}")
+            questions.append(EvidenceQuestion(text_of(row.get("dataset")) or path.stem, question, titles))
     if not questions:
         raise RequestError(f"{path}: no row with a question and its supporting_titles")
     return questions[:: -(-len(questions) // limit)] if limit else questions

@@ -2,16 +2,15 @@
 
 import hashlib
 import json
-import lzma
 import mmap
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from agentrl.common.fields import find_packed, fold, is_missing, open_text, pick, read_lines, text_of
+from agentrl.common.fields import find_packed, fold, is_missing, pick, text_of
+from agentrl.common.rows import read_rows
 from agentrl.retriever.retrieval_errors import CorpusError, IndexFolderError
 
 ID_COLUMNS = ("id", "_id", "docid", "doc_id", "document_id", "pid", "passage_id", "idx")
@@ -41,44 +40,35 @@ class Hit(NamedTuple):
 
 
 def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield `(id, contents)` of a JSON-lines corpus: Search-R1's `id` and `contents`, or `title` and `text`.
+    """Yield `(id, contents)` of a corpus: Search-R1's `id` and `contents`, or `title` and `text`.
 
-    Names match whatever their case, and those of other tools are known (`_id`, `docid`, `content`, ...); fields that
-    are no text are read or refused by the rule of `agentrl.common.fields`. A passage without an id gets its row's
-    number.
+    The file may be of any format of `agentrl.common.rows`, as passage retrieval's table of Wikipedia. Names match
+    whatever their case, and those of other tools are known (`_id`, `docid`, `content`, ...); fields that are no text
+    are read or refused by the rule of `agentrl.common.fields`. A passage without an id gets its row's number.
 
     Raises:
-        CorpusError: the file is missing, or a line is no passage; a passage without text, or with nothing but a title,
+        CorpusError: the file is missing, or a row is no passage; a passage without text, or with nothing but a title,
             is an error too, because it would end up, empty, in a training sample.
+        MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
     found = find_packed(path)
     if found is None:
         raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
-    try:
-        with open_text(found) as lines:
-            for number, line in read_lines(lines):
-                yield _parse_passage(line, where=f"{path}, line {number}", row=number - 1)
-    except (UnicodeError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise CorpusError(f"{path} cannot be read as UTF-8 JSON lines: {error}") from error
+    for row, (place, fields) in enumerate(read_rows(found, extra="search", error=CorpusError)):
+        yield _parse_passage(fields, where=f"{path}, {place}", row=row)
 
 
-def _parse_passage(line: str, *, where: str, row: int) -> tuple[str, str]:
-    try:
-        fields = json.loads(line)
-    except ValueError as error:
-        raise CorpusError(f"{where}: not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise CorpusError(f"{where}: expected an object with {_EXPECTED}, got {line[:120]!r}")
+def _parse_passage(fields: Mapping[str, Any], *, where: str, row: int) -> tuple[str, str]:
     folded = fold(fields)
     try:
         contents, passage_id = _contents(folded), text_of(pick(folded, ID_COLUMNS))
     except TypeError as error:
-        raise CorpusError(f"{where}: {error}, in {line[:120]!r}") from error
+        raise CorpusError(f"{where}: {error}, in {str(fields)[:120]}") from error
     if contents is None:
-        raise CorpusError(f"{where}: expected an object with {_EXPECTED}, got {line[:120]!r}")
+        raise CorpusError(f"{where}: expected an object with {_EXPECTED}, got {str(fields)[:120]}")
     _, has_title, text = contents.partition("\n")
     if not contents.strip(' \t\r\n"') or (has_title and not text.strip()):
-        raise CorpusError(f"{where}: the passage is empty. Remove the line or give it a text.")
+        raise CorpusError(f"{where}: the passage is empty. Remove the row or give it a text.")
     try:
         contents.encode()
     except UnicodeEncodeError as error:

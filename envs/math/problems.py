@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agentrl.common.fields import fold, pick, read_spelled, text_of
+from agentrl.common.rows import ENDINGS, read_rows
 from agentrl.envs.env_errors import DataError
 from agentrl.envs.math.answers import extract_answers, normalise
 from agentrl.envs.math.numerals import parse_numeral
-from agentrl.envs.rows import ENDINGS, read_rows
 
 # Names of benchmarks and training sets: split -> file name without ending; a data folder holds NAME with an ending of
-# `agentrl.envs.rows`.
+# `agentrl.common.rows`.
 NAMED_DATA: dict[str, dict[str, str]] = {
     "math500": {"test": "math500"},
     "aime24": {"test": "aime24"},
@@ -89,7 +89,7 @@ def load_problems(
     """The problems of a named data set or of a file; read once per process.
 
     Args:
-        data: a name of `NAMED_DATA`, or a path to a file of a format of `agentrl.envs.rows`.
+        data: a name of `NAMED_DATA`, or a path to a file of a format of `agentrl.common.rows`.
         split: `train` or `test`, for named data sets.
         data_dir: folder of the named files; default: the environment variable `MATH_DATA`.
         question_column: column of the question; default: the first usual name that the file has.
@@ -102,7 +102,7 @@ def load_problems(
     source = data if data in NAMED_DATA else _stem(path)
     reader = _RowReader(path, source, question_column, answer_column)
     problems, dropped = [], Counter[str]()
-    for number, row in enumerate(read_rows(path, extra="math"), start=1):
+    for number, (_, row) in enumerate(read_rows(path, extra="math", error=DataError), start=1):
         problem = reader.read(row, number)
         if isinstance(problem, Problem):
             problems.append(problem)

@@ -11,7 +11,7 @@
 | any | FlashRAG (`golden_answers`, `metadata`) and Search-R1 (`reward_model.ground_truth.target`) rows |
 | any | rows with a column of `QUESTION_COLUMNS` and one of `ANSWER_COLUMNS`, whatever their case |
 
-Every one may come as JSON lines, JSON, CSV, TSV or Parquet (`agentrl.envs.rows`). All aliases count as gold answers.
+Every one may come as JSON lines, JSON, CSV, TSV or Parquet (`agentrl.common.rows`). All aliases count as gold answers.
 What fields hold that are no text is read or refused by the rule of `agentrl.common.fields`.
 """
 
@@ -33,8 +33,8 @@ from agentrl.common.fields import (
     text_of,
     texts_of,
 )
+from agentrl.common.rows import read_rows
 from agentrl.envs.env_errors import DataError
-from agentrl.envs.rows import read_rows
 
 QUESTION_COLUMNS = ("question", "query", "problem", "input", "prompt", "content")
 ANSWER_COLUMNS = ("golden_answers", "possible_answers", "answers", "answer", "targets", "target", "output",
@@ -150,7 +150,8 @@ def _read_questions(path: str, dataset: str) -> tuple[Question, ...]:
     if file is None:
         raise DataError(f"no question file at {path} (data set {dataset}); give the path of the published file")
     questions = []
-    for number, row in enumerate(read_rows(file, extra="search", header={*QUESTION_COLUMNS, *ANSWER_COLUMNS})):
+    header = {*QUESTION_COLUMNS, *ANSWER_COLUMNS}
+    for number, (_, row) in enumerate(read_rows(file, extra="search", error=DataError, header=header)):
         try:
             questions.append(_parse(row, dataset, number))
         except (KeyError, TypeError, ValueError, AttributeError) as error:

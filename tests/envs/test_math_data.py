@@ -287,10 +287,10 @@ def test_reference_gold_when_only_the_library_decides_then_equals_itself(referen
 
 
 def test_reference_solutions_when_checked_against_their_answers_then_all_are_correct(reference_data: Path):
+    from agentrl.common.rows import read_rows
     from agentrl.envs.math.verifier import verify
-    from agentrl.envs.rows import read_rows
 
-    rows = list(read_rows(reference_data / "math" / "math500.jsonl", extra="math"))
+    rows = [row for _, row in read_rows(reference_data / "math" / "math500.jsonl", extra="math")]
     assert all(verify(row["answer"], row["solution"]).correct for row in rows)
 
 

@@ -25,8 +25,8 @@ def test_read_corpus_accepts_both_forms_and_compression(tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ("{", "not JSON"),
-        ("[1]", "expected an object"),
+        ("{", "expected a JSON object"),
+        ("[1]", "expected a JSON object"),
         ('{"id": "1"}', "expected an object"),
         ('{"contents": 3}', "expected an object"),
         ('{"contents": " \\n"}', "empty"),

@@ -1,4 +1,4 @@
-"""Data files as they lie about: one set of rows in every format gives the same questions and the same problems."""
+"""Data files as they lie about: one set of rows in every format gives the same questions, problems and passages."""
 
 import bz2
 import csv
@@ -13,14 +13,19 @@ from typing import Any
 import pytest
 
 from agentrl.common.extras import MissingExtraError
-from agentrl.envs.env_errors import DataError
+from agentrl.common.rows import ENDINGS, read_rows
 from agentrl.envs.math.problems import load_problems
-from agentrl.envs.rows import ENDINGS, read_rows
 from agentrl.envs.search_qa.questions import load_questions
+from agentrl.errors import UserError
+from agentrl.retriever.passages import read_corpus
 
 ROWS = [
     {"ID": "a", "Question": "What is 1,000 + 2; and why?\nSay.", "Answer": "1,002"},
     {"ID": "b", "Question": 'Who said "no"?\t', "Answer": "Zoë"},
+]
+PASSAGES = [  # the columns of passage retrieval's table of Wikipedia
+    {"id": "w1", "text": "One; two.", "title": "A, B"},
+    {"id": "w2", "text": '"Three"\tfour', "title": "Zoë"},
 ]
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
@@ -51,13 +56,15 @@ def write(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, ".JSONL", ".CSV.GZ"])
-def test_every_format_gives_the_same_problems_and_questions(ending: str, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_problems_questions_and_passages(ending: str, tmp_path: Path) -> None:
     path = write(tmp_path / f"set{ending}", ROWS)
     problems, _ = load_problems(str(path))
     questions = load_questions({"set": path}, split="test")
     assert [(p.id, p.problem, p.answer) for p in problems] == [
         (row["ID"], row["Question"].strip(), row["Answer"]) for row in ROWS
     ]
+    passages = read_corpus(write(tmp_path / f"corpus{ending}", PASSAGES))
+    assert list(passages) == [("w1", '"A, B"\nOne; two.'), ("w2", '"Zoë"\n"Three"\tfour')]
     assert [(q.task, q.text, q.golden_answers) for q in questions] == [
         (f"set/{row['ID']}", row["Question"].strip(), (row["Answer"],)) for row in ROWS
     ]
@@ -86,6 +93,7 @@ def test_questions_of_a_parquet_file_keep_what_is_nested(tmp_path: Path) -> None
         ("a.tsv", "who, then\twhen\n", [{"question": "who, then", "answer": "when"}]),
         ("a.json", '[{"a": 1}]', [{"a": 1}]),
         ("a.json", '{"rows": [{"a": 1}]}', [{"a": 1}]),
+        ("a.json", '{"a": 1}\n{"a": 2}\n', [{"a": 1}, {"a": 2}]),
         ("a.jsonl", '{"a": 1}\n\n \n{"a": 2}', [{"a": 1}, {"a": 2}]),
     ],
 )
@@ -94,7 +102,7 @@ def test_rows_of_files_that_differ_from_the_textbook(
 ) -> None:
     (tmp_path / name).write_text(content, newline="")
     header = {"question"} if name == "a.tsv" else ()
-    assert list(read_rows(tmp_path / name, extra="math", header=header)) == rows
+    assert [row for _, row in read_rows(tmp_path / name, extra="math", header=header)] == rows
 
 
 @pytest.mark.parametrize(
@@ -106,8 +114,9 @@ def test_rows_of_files_that_differ_from_the_textbook(
         ("a.json", '{"a": [{}], "b": [{}]}', "list of objects"),
         ("a.json", "[1]", "list of objects"),
         ("a.json", "[1", "cannot be read as json"),
+        ("a.json", '{"a": 1}\n{"a": ', "line 2: expected a JSON object"),
         ("a.csv.gz", "a,b\n", "cannot be read as csv"),
-        ("a.parquet", "PAR1", "cannot be read as Parquet"),
+        ("a.parquet", "PAR1", "cannot be read as parquet"),
         ("a.xlsx", "PK", r"should end in one of \.jsonl"),
         ("a", "", r"should end in one of \.jsonl"),
     ],
@@ -116,7 +125,7 @@ def test_a_broken_file_is_told_with_its_place(name: str, content: str, message: 
     if name == "a.parquet":
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_text(content)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         list(read_rows(tmp_path / name, extra="math"))
 
 
