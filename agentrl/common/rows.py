@@ -3,7 +3,7 @@
 | ending | rows |
 |---|---|
 | .jsonl | an object a line |
-| .json | a list of objects, or an object that holds one (as `data`, whatever its case, else as its only list), or lines |
+| .json | a list of objects, or an object that holds one (as `data` in any case, else as its only list), or lines |
 | .csv, .tsv | cells under a header; in .csv a tab, comma or semicolon between them, as in the first line |
 | .parquet | its rows; not compressed once more |
 
