@@ -106,7 +106,7 @@ def _rule(results: Results, arm: str, settings: list[list[Run]], best: list[Run]
 
 
 def claims_table(studies: Sequence[Results], stage: str) -> str:
-    """A table of every rule on every task, then what that says of all tasks; a task without runs counts as open."""
+    """A table of every rule on every task, and what that says of several tasks; one without runs counts as open."""
     found = [rules_over_range(results, stage) for results in studies]
     header = (
         "| task, rule | ends, % | the lowest minus single use's best | never below it | rollouts of single use's best "
@@ -117,6 +117,8 @@ def claims_table(studies: Sequence[Results], stage: str) -> str:
         seeds = sorted({run["seed"] for run in results.runs if run["stage"] == stage})
         where = f"{'; '.join(rules[0].settings)}; seeds {', '.join(map(str, seeds))}" if rules else "not measured"
         lines += [f"| **{results.study['title']}** ({where}) | | | | | |", *(_row(rule) for rule in rules)]
+    if len(studies) == 1:
+        return "\n".join(lines)
     names = {rule.arm: rule.label for rules in found for rule in rules}
     for results in studies:
         names.pop(results.study["reference"], None)

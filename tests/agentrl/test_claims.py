@@ -143,6 +143,8 @@ def test_the_table_of_claims_counts_tasks_and_takes_what_was_not_measured_as_ope
     assert "| matched | **open** (shown 3, refuted 0, open 1) | **shown** (shown 3, refuted 0, open 1) |" in text
     assert "| naive | **open** (shown 0, refuted 0, open 4) | **refuted** (shown 0, refuted 3, open 1) |" in text
     assert "| single use | **" not in text
+    assert "on each of 4 tasks" in text
+    assert "on each of" not in claims_table([results], "robust")
 
 
 def test_the_map_of_a_range_has_rules_in_rows_and_outlines_what_is_shown_to_be_safe(
