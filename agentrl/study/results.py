@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from agentrl.analysis.speedup import LAST, converged, degradation_onset, paired_difference, speedup, step_time
+from agentrl.errors import UserError
 from agentrl.runs.folder import read_metrics, read_versions
 from agentrl.runs.outputs import whole_file
 from agentrl.study.plan import Cell, Study, require_known
@@ -29,6 +30,10 @@ COLUMNS = (
 start-up left out); `cpu_s` is what `time/rollout_cpu_s` and `time/update_cpu_s` add up to, `wall_s` likewise."""
 
 Run = dict[str, Any]
+
+_OF_STUDY = {"title", "reference", "rollout_share", "arms", "stages"}
+_OF_RUN = {"arm", "axes", "seed", "stage", "curve", "run_cost"}
+"""What tables cannot do without."""
 
 
 def describe_run(cell: Cell, folder: Path, stage: str) -> Run:
@@ -103,9 +108,27 @@ class Results:
 
     @classmethod
     def read(cls, path: Path) -> "Results":
-        """From a results file."""
-        tree = json.loads(path.read_text())
-        return cls(tree["study"], [{"machine": tree["machine"]["processor"], **run} for run in tree["runs"]])
+        """From a results file.
+
+        Raises:
+            UserError: there is none, it is damaged, or it is no study's.
+        """
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} cannot be read as a study's results: {error}.") from error
+        try:
+            machine = tree["machine"]["processor"]
+            found = cls(tree["study"], [{"machine": machine, **run} for run in tree["runs"]])
+            is_whole = found.study.keys() >= _OF_STUDY and all(run.keys() >= _OF_RUN for run in found.runs)
+        except (KeyError, TypeError, AttributeError):
+            is_whole = False
+        if not is_whole:
+            raise UserError(
+                f"{path} is not the results of a study: expected what `python -m agentrl.study STUDY.toml` writes, got "
+                f"{str(tree)[:60]}."
+            )
+        return found
 
     def by_key(self) -> dict[str, Run]:
         """Record of each run by its cell's key."""

@@ -291,6 +291,30 @@ def test_study_when_run_interrupted_by_its_budget_and_run_again_then_it_goes_on_
     assert " done " not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read as a study's results"),
+        ("", "cannot be read as a study's results"),
+        ('{"study": ', "cannot be read as a study's results"),
+        ("{}", "is not the results of a study"),
+        ("[1]", "is not the results of a study"),
+        ('{"study": {}, "machine": {"processor": "p"}, "runs": []}', "is not the results of a study"),
+        ('{"study": 3, "machine": "p", "runs": 4}', "is not the results of a study"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_told_in_one_line(
+    content: str | None, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.json"
+    if content is not None:
+        path.write_text(content)
+    assert main_guard(lambda: main([str(path)])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert str(path) in line
+
+
 def finished_run(folder: Path, success: float) -> None:
     """The files of a finished run of one batch, as a run leaves them."""
     folder.mkdir(parents=True)
