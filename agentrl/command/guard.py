@@ -43,6 +43,8 @@ def _guarded(main: Callable[[], int]) -> int:
             return _fail(f"the disk is full: {error}. Free some room; the last whole checkpoint is intact.", 2)
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
             return _fail(f"no permission: {error}", 2)
+        if error.errno in (errno.EEXIST, errno.ENOTDIR, errno.EISDIR):
+            return _fail(f"a file stands where a folder should, or a folder where a file should: {error}", 2)
         raise
     except RunError as error:
         return _fail(str(error), 3)

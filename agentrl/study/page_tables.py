@@ -36,9 +36,12 @@ def render_page(path: Path, table: Callable[[list[str]], str]) -> None:
     """Write a page anew.
 
     Raises:
-        UserError: it has no mark.
+        UserError: it cannot be read, or has no mark.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path} cannot be read as a page: {error}.") from error
     if not _SECTION.search(text):
         raise UserError(
             f"{path} has no lines '<!-- study: RESULTS.json ... -->' and '<!-- study: end -->', between which a table "

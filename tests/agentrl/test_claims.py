@@ -183,6 +183,8 @@ def test_the_command_renders_a_page_beside_its_results_and_refuses_what_is_not_t
     assert "between which a table could go" in capsys.readouterr().err
     assert main_guard(lambda: main([str(tmp_path / "toy.json"), "--claims", "rates"])) == 2
     assert "no stage rates; there are robust" in capsys.readouterr().err
+    assert main_guard(lambda: main(["--page", str(tmp_path / "none.md")])) == 2
+    assert "none.md cannot be read as a page" in capsys.readouterr().err
 
 
 @pytest.mark.slow
