@@ -42,9 +42,10 @@ class Hit(NamedTuple):
 def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     """Yield `(id, contents)` of a corpus: Search-R1's `id` and `contents`, or `title` and `text`.
 
-    The file may be of any format of `agentrl.common.rows`, as passage retrieval's table of Wikipedia. Names match
-    whatever their case, and those of other tools are known (`_id`, `docid`, `content`, ...); fields that are no text
-    are read or refused by the rule of `agentrl.common.fields`. A passage without an id gets its row's number.
+    The file may be of any format of `agentrl.common.rows`, as passage retrieval's table of Wikipedia; with another
+    ending, or none, it is taken for JSON lines. Names match whatever their case, and those of other tools are known
+    (`_id`, `docid`, `content`, ...); fields that are no text are read or refused by the rule of
+    `agentrl.common.fields`. A passage without an id gets its row's number.
 
     Raises:
         CorpusError: the file is missing, or a row is no passage; a passage without text, or with nothing but a title,
@@ -54,7 +55,7 @@ def read_corpus(path: Path) -> Iterator[tuple[str, str]]:
     found = find_packed(path)
     if found is None:
         raise CorpusError(f"no corpus at {path}; expected JSON lines such as " + '{"id": "0", "contents": "..."}')
-    for row, (place, fields) in enumerate(read_rows(found, extra="search", error=CorpusError)):
+    for row, (place, fields) in enumerate(read_rows(found, extra="search", error=CorpusError, otherwise=".jsonl")):
         yield _parse_passage(fields, where=f"{path}, {place}", row=row)
 
 

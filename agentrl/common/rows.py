@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 
 def read_rows(
-    path: Path, *, extra: str, error: type[ValueError] = UserError, header: Collection[str] = ()
+    path: Path, *, extra: str, error: type[ValueError] = UserError, header: Collection[str] = (), otherwise: str = ""
 ) -> Iterator[tuple[str, Row]]:
     """Where each row of a file stands (`line 3`, `row 3`), and the row; what the file holds is told by its ending.
 
@@ -44,14 +44,15 @@ def read_rows(
         error: what to raise where the file cannot be read.
         header: names in lower case of which a table's header has at least one, so that a first row without any is
             taken for a question and its answer; by default every table has a header.
+        otherwise: the ending that counts where a file has none of `ENDINGS`; by default such a file is refused.
 
     Raises:
         ValueError: as `error`; the file is damaged, or of another kind than its ending says.
         MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
     endings = [ending.lower() for ending in path.suffixes if ending.lower() not in _PACKED]
-    kind = endings[-1] if endings else ""
-    if kind not in ENDINGS:
+    kind = endings[-1] if endings and endings[-1] in ENDINGS else otherwise
+    if not kind:
         raise error(f"{path} should end in one of {', '.join(ENDINGS)}.")
     try:
         if kind == ".parquet":

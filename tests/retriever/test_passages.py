@@ -43,6 +43,12 @@ def test_read_corpus_with_a_bad_line_names_it(tmp_path, line, reason):
         list(read_corpus(path))
 
 
+def test_read_corpus_of_another_name_reads_json_lines(tmp_path):
+    for name in ("corpus", "corpus.txt", "wiki.v2"):
+        (tmp_path / name).write_text('{"id": "0", "contents": "good"}\n')
+        assert list(read_corpus(tmp_path / name)) == [("0", "good")]
+
+
 def test_read_corpus_without_a_file_says_what_is_expected(tmp_path):
     with pytest.raises(CorpusError, match="no corpus at"):
         list(read_corpus(tmp_path / "missing.jsonl"))
