@@ -48,9 +48,13 @@ _NUMPY = re.compile(rf"\[\s*(?:{_QUOTED})(?:\s+(?:{_QUOTED}))*\s*\]", re.DOTALL)
 _LONGEST_SPELLED = 100_000  # characters
 
 
+PACKED = ("", *_OPENERS)
+"""Endings that follow a file's own: none, or that of a compression."""
+
+
 def find_packed(path: Path) -> Path | None:
     """The file itself, else a compressed copy beside it (`NAME.gz`, `.bz2`, `.xz`); None where there is neither."""
-    copies = [path, *(path.with_name(path.name + ending) for ending in _OPENERS)]
+    copies = [path.with_name(path.name + ending) for ending in PACKED]
     return next((copy for copy in copies if copy.is_file()), None)
 
 

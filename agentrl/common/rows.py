@@ -21,11 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.common.extras import MissingExtraError
-from agentrl.common.fields import fold, open_text, read_lines
+from agentrl.common.fields import PACKED, fold, open_text, plain_name, read_lines
 from agentrl.errors import UserError
 
-_PACKED = ("", ".gz", ".bz2", ".xz")
-ENDINGS = (*(kind + packed for kind in (".jsonl", ".json", ".csv", ".tsv") for packed in _PACKED), ".parquet")
+ENDINGS = (*(kind + packed for kind in (".jsonl", ".json", ".csv", ".tsv") for packed in PACKED), ".parquet")
 """Of files that can be read, in lower case."""
 _WITHOUT_HEADER = ("question", "answer")
 _LONGEST_CELL = 1 << 24  # characters
@@ -50,8 +49,9 @@ def read_rows(
         ValueError: as `error`; the file is damaged, or of another kind than its ending says.
         MissingExtraError: a Parquet file, and pyarrow is not installed.
     """
-    endings = [ending.lower() for ending in path.suffixes if ending.lower() not in _PACKED]
-    kind = endings[-1] if endings and endings[-1] in ENDINGS else otherwise
+    kind = Path(plain_name(path)).suffix.lower()
+    if kind not in ENDINGS:
+        kind = otherwise
     if not kind:
         raise error(f"{path} should end in one of {', '.join(ENDINGS)}.")
     try:
