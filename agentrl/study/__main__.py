@@ -133,9 +133,11 @@ def print_plan(study: Study, stages: list[str]) -> int:
 
 def show(options: argparse.Namespace) -> int:
     """Markdown to stdout, and figures into a folder."""
+    studies = read_studies(options)
+    announced = alarms(studies, options)
     if options.figures is not None:
-        draw(options)
-    print(tables(options))
+        draw(options, studies, announced)
+    print(tables_of(options, studies, announced))
     return 0
 
 
@@ -154,10 +156,15 @@ def read_studies(options: argparse.Namespace, folder: Path = Path()) -> dict[Pat
 def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
     """The tables that a command line asks for; its paths are relative to a folder."""
     studies = read_studies(options, folder)
+    return tables_of(options, studies, alarms(studies, options))
+
+
+def tables_of(options: argparse.Namespace, studies: dict[Path, Results], announced: list[Alarms]) -> str:
+    """The same of results that were read."""
     if options.claims:
         return claims_table(list(studies.values()), options.claims)
     if options.alarms:
-        return alarms_table(alarms(studies, options), drop=options.drop / 100, within=options.within)
+        return alarms_table(announced, drop=options.drop / 100, within=options.within)
     if options.by_k:
         return by_k_table(list(studies.values()), options.by_k, stages=options.stage)
     if options.summary:
@@ -166,22 +173,23 @@ def tables(options: argparse.Namespace, folder: Path = Path()) -> str:
 
 
 def alarms(studies: dict[Path, Results], options: argparse.Namespace) -> list[Alarms]:
-    """What announces a fall, as the command line asks."""
+    """What announces a fall, where the command line asks for it."""
+    if options.claims or not options.alarms:
+        return []
     return find_alarms(
         list(studies.values()), options.alarms, stages=options.stage, drop=options.drop / 100, within=options.within
     )
 
 
-def draw(options: argparse.Namespace) -> None:
+def draw(options: argparse.Namespace, studies: dict[Path, Results], announced: list[Alarms]) -> None:
     """One SVG a stage, or one of the claims or the alarms that are asked for."""
-    studies = read_studies(options)
     options.figures.mkdir(parents=True, exist_ok=True)
     if options.claims:
         written = [options.figures / f"{options.claims}.svg"]
         draw_safe_regions(list(studies.values()), options.claims, written[0])
     elif options.alarms:
         written = [options.figures / "alarms.svg"]
-        draw_alarms(alarms(studies, options), written[0])
+        draw_alarms(announced, written[0])
     else:
         written = [
             path
